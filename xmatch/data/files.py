@@ -1,0 +1,224 @@
+"""Local paths and object-store URIs behind one set of verbs, with writes that are atomic.
+
+A path is either local ("/data/x", "x") or a URI that pyarrow knows ("s3://bucket/x"). A local file is written under a
+temporary name in the same folder, flushed to disk and renamed; an object store publishes an upload only once it is
+complete, so there the final name is written directly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from xmatch.errors import InputError
+
+TEMPORARY_MARK = ".tmp-"
+"""Part of every temporary file name; a name that holds it is never a finished file."""
+
+
+def is_uri(path: str) -> bool:
+    """Whether `path` names an object in a store rather than a local file."""
+    return "://" in path
+
+
+def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
+    """The pyarrow file system of a path and the path inside it.
+
+    Raises:
+        InputError: the URI's scheme is unknown.
+    """
+    if not is_uri(path):
+        return pafs.LocalFileSystem(), os.path.abspath(path)
+    try:
+        filesystem, inside = pafs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise InputError(f"cannot use {path!r}: {error}. Give a local path, file:// or s3://bucket/key.") from error
+    return filesystem, inside
+
+
+def join(base: str, *parts: str) -> str:
+    """`base` with relative `parts` below it; a part can never climb out of `base`.
+
+    Raises:
+        InputError: a part is absolute, a URI, or holds "..".
+    """
+    for part in parts:
+        pieces = PurePosixPath(part.replace("\\", "/"))
+        if pieces.is_absolute() or ".." in pieces.parts or is_uri(part) or "\0" in part:
+            raise InputError(f"{part!r} would leave {base!r}: expected a relative name without '..'.")
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, inside = filesystem_of(path)
+    return bool(filesystem.get_file_info(inside).type != pafs.FileType.NotFound)
+
+
+def is_folder(path: str) -> bool:
+    """Whether `path` is a folder (in an object store: a common prefix of objects)."""
+    filesystem, inside = filesystem_of(path)
+    return bool(filesystem.get_file_info(inside).type == pafs.FileType.Directory)
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """Finished files directly in `folder`, sorted by name, as full paths or URIs; empty when the folder is absent."""
+    filesystem, inside = filesystem_of(folder)
+    infos = filesystem.get_file_info(pafs.FileSelector(inside, allow_not_found=True, recursive=False))
+    names = sorted(i.base_name for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix))
+    return [join(folder, name) for name in names if TEMPORARY_MARK not in name]
+
+
+def make_folder(path: str) -> None:
+    """Create a folder and those above it; nothing happens in an object store, which has none."""
+    if not is_uri(path):
+        os.makedirs(path, exist_ok=True)
+
+
+@contextmanager
+def open_atomic(path: str) -> Iterator[pa.NativeFile]:
+    """A binary sink that appears at `path` only when the block ends without an error.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    filesystem, inside = filesystem_of(path)
+    if is_uri(path):
+        # A multipart upload that is not closed is never visible, so an error leaves nothing behind.
+        sink = filesystem.open_output_stream(inside)
+        yield sink
+        sink.close()
+        return
+    temporary = f"{inside}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        os.makedirs(os.path.dirname(inside), exist_ok=True)
+        sink = pa.OSFile(temporary, "wb")
+    except OSError as error:
+        raise InputError(f"cannot write {path!r}: {error.strerror or error}. Choose a writable output.") from error
+    try:
+        with sink:
+            yield sink
+        _flush_to_disk(temporary)
+        os.replace(temporary, inside)
+        _flush_to_disk(os.path.dirname(inside))
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _flush_to_disk(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: str) -> list[str]:
+    """Remove what a killed writer left in a local `folder`; the names removed."""
+    if is_uri(folder) or not os.path.isdir(folder):
+        return []
+    left = sorted(name for name in os.listdir(folder) if TEMPORARY_MARK in name)
+    for name in left:
+        os.unlink(os.path.join(folder, name))
+    return left
+
+
+def read_bytes(path: str) -> bytes:
+    """A whole file.
+
+    Raises:
+        InputError: it is not there or cannot be read.
+    """
+    filesystem, inside = filesystem_of(path)
+    try:
+        with filesystem.open_input_stream(inside, compression=None) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError as error:
+        raise InputError(f"{path!r} does not exist; expected a file there.") from error
+    except OSError as error:
+        raise InputError(f"{path!r} cannot be read: {error}.") from error
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with open_atomic(path) as sink:
+        sink.write(data)
+
+
+def read_text(path: str) -> str:
+    """A whole UTF-8 file.
+
+    Raises:
+        InputError: it is not there, or not UTF-8.
+    """
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path!r} is not UTF-8 at line {line}, byte {error.start}. Convert it to UTF-8.") from error
+
+
+def read_json(path: str) -> Any:
+    """A JSON file.
+
+    Raises:
+        InputError: it is not there or not JSON; names line and column.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path!r} is not JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+            f"{' (the file is empty)' if not text.strip() else ''}. Mend or regenerate the file."
+        ) from error
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write JSON atomically: sorted keys, two spaces, a final newline; equal values give equal bytes."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_parquet(path: str) -> pa.Table:
+    """One Parquet file as a table.
+
+    Raises:
+        InputError: it is not there, or is not a whole Parquet file.
+    """
+    filesystem, inside = filesystem_of(path)
+    try:
+        with filesystem.open_input_file(inside) as source:
+            return pq.read_table(source)
+    except FileNotFoundError as error:
+        raise InputError(f"{path!r} does not exist; expected a Parquet file there.") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path!r} is not a whole Parquet file: {error}. It may be truncated; make it again.") from error
+
+
+def write_parquet(path: str, table: pa.Table) -> None:
+    """Write one Parquet file atomically; equal tables give equal bytes."""
+    with open_atomic(path) as sink:
+        pq.write_table(table, sink, compression="zstd")
+
+
+def sha256(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal, read in blocks of 4 MiB."""
+    filesystem, inside = filesystem_of(path)
+    digest = hashlib.sha256()
+    with filesystem.open_input_stream(inside, compression=None) as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,170 @@
+"""Images and texts to vectors, one shard at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from xmatch.data.decode import UnreadableImage, decode_rgb
+from xmatch.data.steps import StepOutput, no_quarantine, quarantine_table
+from xmatch.data.vectors import make_vectors
+from xmatch.models.dual_encoder import DualEncoder
+from xmatch.models.towers.image import ImageTower, ImageTowerConfig
+
+FLIP_SUFFIX = "#flip"
+"""Ends the id of an image's mirrored view; both views have the image's id as their group."""
+
+
+def pick_device(device: str) -> torch.device:
+    """The device named, or for "auto" a GPU where there is one and the CPU elsewhere."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
+class _ImageStep:
+    """Decode, forward, and one row per image and view; what both image steps share.
+
+    Rows in: id string, uri string, bytes binary (null: the image is read from uri).
+    """
+
+    def __init__(self, *, batch_size: int, threads: int, device: str, views: tuple[str, ...]) -> None:
+        self.batch_size, self.threads, self.device, self.views = batch_size, threads, device, views
+        self.seconds: dict[str, float] = {}
+
+    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("a step of its own kind forwards")
+
+    def _tower(self) -> ImageTower:
+        raise AssertionError("a step of its own kind has a tower")
+
+    def __call__(self, shard_id: str, rows: pa.Table) -> StepOutput:
+        """Vectors of one shard; images that cannot be decoded are quarantined with the reason."""
+        torch.set_num_threads(self.threads)
+        tower = self._tower()
+        transform = tower.transform(train=False)
+        broken: list[tuple[str, str, str]] = []
+        ids: list[str] = []
+        uris: list[str | None] = []
+        vectors: list[npt.NDArray[np.float32]] = []
+        for batch in _batches(rows, self.batch_size):
+            pixels = []
+            started = time.perf_counter()
+            for row in batch:
+                try:
+                    image = decode_rgb(row["bytes"] if row["bytes"] is not None else row["uri"])
+                except UnreadableImage as error:
+                    broken.append((row["id"], row["uri"] or shard_id, str(error)))
+                    continue
+                pixels.append(transform(image))
+                ids.append(row["id"])
+                uris.append(row["uri"])
+            self.seconds["decode"] = self.seconds.get("decode", 0.0) + time.perf_counter() - started
+            if pixels:
+                vectors.append(self._run(torch.stack(pixels)))
+        table = self._table(ids, uris, vectors)
+        return StepOutput(table, {"images": len(ids), "quarantined": len(broken)}, quarantine_table(broken))
+
+    def _run(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
+        """(B, 3, H, W) to (B, V, D): one row per view."""
+        started = time.perf_counter()
+        device = pick_device(self.device)
+        with torch.inference_mode():
+            views = [pixels if view == "center" else pixels.flip(-1) for view in self.views]
+            outputs = [self._forward(view.to(device)).float().cpu().numpy() for view in views]
+        self.seconds["encoder"] = self.seconds.get("encoder", 0.0) + time.perf_counter() - started
+        return np.stack(outputs, axis=1)
+
+    def _width(self) -> int:
+        raise AssertionError("a step of its own kind knows its width")
+
+    def _table(self, ids: list[str], uris: list[str | None], vectors: list[npt.NDArray[np.float32]]) -> pa.Table:
+        count = len(self.views)
+        stacked = np.concatenate(vectors) if vectors else np.zeros((0, count, self._width()), np.float32)
+        names = [i if view == "center" else i + FLIP_SUFFIX for i in ids for view in self.views]
+        groups = [i for i in ids for _ in self.views] if count > 1 else None
+        places = [u for u in uris for _ in self.views]
+        return make_vectors(names, stacked.reshape(len(names), -1), groups=groups, uris=places)
+
+
+class EmbedImages(_ImageStep):
+    """Images to the unit embeddings of a saved dual encoder: the rows of a key bank."""
+
+    def __init__(self, model: str, *, batch_size: int = 32, threads: int = 1, device: str = "auto") -> None:
+        super().__init__(batch_size=batch_size, threads=threads, device=device, views=("center",))
+        self.model = model
+        self._loaded: DualEncoder | None = None
+
+    def _encoder(self) -> DualEncoder:
+        if self._loaded is None:
+            self._loaded = DualEncoder.from_pretrained(self.model).to(pick_device(self.device)).eval()
+        return self._loaded
+
+    def _tower(self) -> ImageTower:
+        return self._encoder().image_tower
+
+    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._encoder().embed_images(pixels)
+
+    def _width(self) -> int:
+        return self._encoder().config.dim
+
+
+class ImageFeatures(_ImageStep):
+    """Images to the features of a frozen image tower, before any head; with `flip`, of their mirror images too."""
+
+    def __init__(
+        self,
+        tower: ImageTowerConfig,
+        *,
+        views: tuple[Literal["center", "flip"], ...] = ("center",),
+        batch_size: int = 32,
+        threads: int = 1,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(batch_size=batch_size, threads=threads, device=device, views=views)
+        self.config = tower
+        self._loaded: ImageTower | None = None
+
+    def _tower(self) -> ImageTower:
+        if self._loaded is None:
+            self._loaded = ImageTower(self.config).to(pick_device(self.device)).eval()
+        return self._loaded
+
+    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._tower()(pixels)
+
+    def _width(self) -> int:
+        return self._tower().width
+
+
+class EmbedTexts:
+    """Texts to the unit sentence embeddings of a saved dual encoder.
+
+    Rows in: id string, text string.
+    """
+
+    def __init__(self, model: str, *, batch_size: int = 64, threads: int = 1, device: str = "auto") -> None:
+        self.model, self.batch_size, self.threads, self.device = model, batch_size, threads, device
+        self.seconds: dict[str, float] = {}
+        self._loaded: DualEncoder | None = None
+
+    def __call__(self, shard_id: str, rows: pa.Table) -> StepOutput:
+        """Vectors of one shard of texts, in row order."""
+        torch.set_num_threads(self.threads)
+        if self._loaded is None:
+            self._loaded = DualEncoder.from_pretrained(self.model).to(pick_device(self.device)).eval()
+        started = time.perf_counter()
+        vectors = self._loaded.encode_texts(rows.column("text").to_pylist(), batch_size=self.batch_size)
+        self.seconds["encoder"] = self.seconds.get("encoder", 0.0) + time.perf_counter() - started
+        table = make_vectors(rows.column("id").to_pylist(), vectors)
+        return StepOutput(table, {"texts": len(table)}, no_quarantine())
+
+
+def _batches(rows: pa.Table, size: int) -> Iterator[list[dict[str, object]]]:
+    for start in range(0, len(rows), size):
+        yield rows.slice(start, size).to_pylist()
