@@ -16,7 +16,8 @@ from raydeploy.training import TrainerConfig, fit
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xmatch.data import files
-from xmatch.data.image_sets import ImageTableReader, plan_table_shards
+from xmatch.data.captions import CaptionSet
+from xmatch.data.image_listing import image_listing, plan_listing_shards, read_listing
 from xmatch.data.tokenizers import train_wordpiece
 from xmatch.embedding import ImageFeatures
 from xmatch.errors import InputError
@@ -104,3 +105,36 @@ def body(config: TrainXmatchConfig, run: Run) -> Report:
     rows = [("model", folder), ("best epoch", str(result.best_epoch)), ("captions/s", f"{result.samples_per_s:,.0f}")]
     rows += [(name, f"{value:.2f}") for name, value in best.items() if isinstance(value, float) and "_at_" in name]
     return Report([*rows, ("rsum", f"{best['rsum']:.1f}")], {"best": best, "history": result.history})
+
+
+def compute_features(config: TrainXmatchConfig, run: Run, splits: Sequence[CaptionSet]) -> str:
+    """The frozen image tower's features of every image of the splits, as a resumable bank; its folder."""
+    folder = files.join(config.output, "features")
+    images = {i: p for split in splits for i, p in zip(split.image_ids, split.image_paths, strict=True)}
+    listing = files.join(config.output, "data", "images.parquet")
+    files.write_parquet(listing, image_listing(list(images), list(images.values())))
+    views: tuple[Literal["center", "flip"], ...] = ("center", "flip") if config.augment == "flip" else ("center",)
+    step = ImageFeatures(config.model.image, views=views, threads=int(config.ray.cpus_per_actor))
+    shards = plan_listing_shards(listing, images_per_shard=512)
+    ledger = Ledger(folder, {"tower": repr(config.model.image), "views": list(views), "images": files.sha256(listing)})
+    with run.progress(len(images), "images") as progress:
+        for report in run_shards(shards, read_listing, step, ledger, suffix="arrow", ray=config.ray):
+            progress.advance(report.counts["images"] + report.counts["quarantined"])
+    ledger.finish([shard.id for shard in shards])
+    return files.join(folder, "shards")
+
+
+def build_tokenizer(config: TrainXmatchConfig, captions: Sequence[str]) -> PreTrainedTokenizerFast:
+    """The text tower's own tokenizer, or for a tower from scratch a WordPiece vocabulary of the training captions."""
+    if config.model.text.name is None:
+        return train_wordpiece(captions, config.model.text.vocab_size)
+    return AutoTokenizer.from_pretrained(config.model.text.name, use_fast=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit code."""
+    return run_job("train_xmatch", TrainXmatchConfig, plan=plan, body=body, description=__doc__ or "", argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,6 +25,7 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from torch import nn
 
+from raydeploy.streams import find_input_error
 from xmatch.data.epoch_order import epoch_indices
 from xmatch.errors import InputError
 from xmatch.training.optim import OptimConfig, build_optimizer, rate_at
@@ -181,12 +182,10 @@ def _raise_ours(fit_once: Callable[[], Any]) -> None:
         fit_once()
     except Exception as error:
         failures = getattr(error, "worker_failures", None) or {}
-        for failure in failures.values():
-            cause: BaseException | None = failure
-            while cause is not None:
-                if isinstance(cause, InputError):
-                    raise InputError(str(cause)) from error
-                cause = cause.__cause__ or getattr(cause, "cause", None)
+        for failure in (error, *failures.values()):
+            ours = find_input_error(failure)
+            if ours is not None:
+                raise InputError(str(ours)) from error
         raise
 
 

@@ -1,0 +1,60 @@
+"""Tokenize a text corpus: plain lines, dialogues, or captions, every line kept, with character offsets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from raydeploy.connect import RayConfig
+from raydeploy.ledger import Ledger
+from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.streams import run_shards
+from vokenize.tokens import TokenizeLines
+from xmatch.data import files
+from xmatch.data.text_lines import LineReader, LineSource, plan_line_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeCorpusConfig:
+    """Settings of one tokenization run."""
+
+    corpus: LineSource
+    """The text."""
+    tokenizer: str
+    """Tokenizer: a folder (a dual encoder's folder has one), or a hub name; it must be a fast tokenizer."""
+    output: str
+    """Folder for the token shards."""
+    lines_per_shard: int = 8192
+    """Lines in one shard, the unit of resume."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """Where it runs."""
+
+
+def plan(config: TokenizeCorpusConfig) -> Plan:
+    """Lines and shards, by one pass over the text."""
+    shards = plan_line_shards(config.corpus, config.lines_per_shard)
+    return Plan([("corpus", config.corpus.path), ("shards", f"{len(shards):,} of {config.lines_per_shard:,} lines")])
+
+
+def body(config: TokenizeCorpusConfig, run: Run) -> Report:
+    """Stream the lines through the tokenizer."""
+    shards = plan_line_shards(config.corpus, config.lines_per_shard)
+    identity = {"corpus": files.sha256(config.corpus.path), "form": repr(config.corpus), "tokenizer": config.tokenizer}
+    ledger = Ledger(config.output, identity)
+    step = TokenizeLines(config.tokenizer)
+    with run.progress(None, "lines") as progress:
+        for report in run_shards(shards, LineReader(config.corpus), step, ledger, suffix="parquet", ray=config.ray):
+            progress.advance(report.counts["lines"])
+    manifest = ledger.finish([shard.id for shard in shards])
+    rows = [("token shards", files.join(config.output, "shards")), *progress.rates()]
+    return Report(rows + [(n, f"{c:,}") for n, c in manifest["counts"].items()], {"counts": manifest["counts"]})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit code."""
+    return run_job("tokenize_corpus", TokenizeCorpusConfig, plan=plan, body=body, description=__doc__ or "", argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The one place where Ray is started or joined, and left again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from xmatch.errors import InputError
+
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
+SUBMISSION_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the driver of a submitted job."""
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Environment of an embedded Ray: no usage reports, one voice, quick notice of a lost worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """Where and how wide a job runs."""
+
+    address: str | None = None
+    """Address of a running cluster; null: join the one this job was submitted to, or start Ray here."""
+    num_cpus: int | None = None
+    """CPU cores of a Ray started here; null: all of them."""
+    object_store_mb: int = 512
+    """Shared memory of a Ray started here, in MiB."""
+    actors: int = 1
+    """Workers that hold models and search."""
+    cpus_per_actor: float = 1
+    """CPU cores, and torch threads, of each of them."""
+    gpus_per_actor: float = 0
+    """GPUs, or a share of one, of each of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be meant."""
+        if self.actors < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
+            raise InputError(
+                f"ray needs actors >= 1, cpus_per_actor > 0, gpus_per_actor >= 0; got {self.actors}, "
+                f"{self.cpus_per_actor}, {self.gpus_per_actor}."
+            )
+
+
+def is_submitted() -> bool:
+    """Whether this process is the driver of a job submitted to a cluster."""
+    return SUBMISSION_MARK in os.environ
+
+
+@contextmanager
+def connect(config: RayConfig) -> Iterator[None]:
+    """Be connected to Ray within the block.
+
+    A Ray that this process is connected to already is used and left as it is; a cluster is joined when an address is
+    given, or when the job was submitted to one; otherwise Ray starts in this process, on loopback, and is shut down.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    if config.address or is_submitted() or "RAY_ADDRESS" in os.environ:
+        ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        _start_here(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_here(config: RayConfig) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one process tree on loopback: nobody else can reach it
+    import ray
+
+    path = os.pathsep.join(filter(None, [PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")]))
+    cpus = config.num_cpus or os.cpu_count() or 1
+    ray.init(
+        address="local",
+        num_cpus=max(cpus, -(-int(config.actors * config.cpus_per_actor) // 1)),
+        object_store_memory=config.object_store_mb << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": {"PYTHONPATH": path, **QUIET}},
+        _node_ip_address="127.0.0.1",
+    )

@@ -1,0 +1,244 @@
+"""What every job shares: settings, plan, connection, progress, end report, and exit codes.
+
+Exit codes: 0 done; 1 a defect (with its traceback); 2 bad input or settings (one paragraph); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from raydeploy.config import load_config, to_yaml
+from raydeploy.connect import RayConfig, connect, is_submitted
+from xmatch.data import files
+from xmatch.errors import InputError
+
+PACKAGES = ("vokenray", "ray", "torch", "transformers", "timm", "numpy", "pyarrow", "faiss-cpu", "h5py", "tokenizers")
+LINE_EVERY_S = 5.0
+"""Seconds between progress lines where there is no terminal."""
+
+
+class JobConfig(Protocol):
+    """What every job's configuration has."""
+
+    @property
+    def output(self) -> str:
+        """Folder or URI prefix of the results."""
+        ...
+
+    @property
+    def ray(self) -> RayConfig:
+        """Where the job runs."""
+        ...
+
+
+C = TypeVar("C", bound=JobConfig)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, as rows of (name, value)."""
+
+    rows: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did: rows for a person, values for a program, and text shown below the rows."""
+
+    rows: list[tuple[str, str]]
+    values: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
+class Progress:
+    """Counts finished items and shows rate and time left: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, total: int | None, unit: str, console: Console) -> None:
+        self.total, self.unit, self.console = total, unit, console
+        self.done = 0
+        self.started = time.monotonic()
+        self._last_line = self.started
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+
+    def advance(self, count: int) -> None:
+        """Count `count` more items."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self.console.print(self._line(), highlight=False)
+
+    def figures(self, row: dict[str, Any]) -> None:
+        """Count one item and show its figures, such as an epoch's loss and recall."""
+        shown = {k: v for k, v in row.items() if k in ("epoch", "loss", "rsum", "samples_per_s")}
+        self.console.print("  ".join(f"{k} {v:.3g}" if k == "loss" else f"{k} {v:,.0f}" for k, v in shown.items()))
+        self.advance(1)
+
+    def rates(self) -> list[tuple[str, str]]:
+        """Throughput as rows of a report."""
+        seconds = max(1e-9, time.monotonic() - self.started)
+        return [("time", f"{seconds:,.1f} s"), ("throughput", f"{self.done / seconds:,.1f} {self.unit}/s")]
+
+    def _line(self) -> str:
+        seconds = time.monotonic() - self.started
+        rate = self.done / max(1e-9, seconds)
+        if not self.total:
+            return f"{self.done:,} {self.unit}, {rate:,.1f}/s"
+        left = (self.total - self.done) / rate if rate else float("inf")
+        eta = f", {left:,.0f} s left" if rate else ""
+        return f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%}), {rate:,.1f}/s{eta}"
+
+    @contextmanager
+    def shown(self) -> Iterator[Progress]:
+        """Show the bar while the block runs, where there is a terminal."""
+        if not self.console.is_terminal:
+            yield self
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=self.console) as bar:
+            self._bar, self._task = bar, bar.add_task(self.unit, total=self.total)
+            yield self
+
+
+class Run:
+    """What a job's body is given: progress and a log."""
+
+    def __init__(self, name: str, output: str, console: Console) -> None:
+        self.name, self.output, self.console = name, output, console
+        self._events: list[str] = []
+
+    @contextmanager
+    def progress(self, total: int | None, unit: str) -> Iterator[Progress]:
+        """Progress over `total` items (None: not known)."""
+        with Progress(total, unit, self.console).shown() as progress:
+            yield progress
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Add one structured line to <output>/run/log.jsonl."""
+        self._events.append(json.dumps({"event": event, "time": time.time(), **fields}))
+        files.write_bytes(files.join(self.output, "run", "log.jsonl"), ("\n".join(self._events) + "\n").encode())
+
+
+def run_job(
+    name: str,
+    config_class: type[C],
+    *,
+    plan: Callable[[C], Plan],
+    body: Callable[[C, Run], Report],
+    description: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run one job from its command line.
+
+    Args:
+        name: of the job's file.
+        config_class: its settings; they have `output` and `ray`.
+        plan: says what the run would do, from the input alone; also finds bad input before anything starts.
+        body: does it, connected to Ray.
+        description: first words of `--help`.
+        argv: arguments; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        loaded = load_config(config_class, argv, name=name, description=description.strip())
+        if loaded.print_only:
+            sys.stdout.write(to_yaml(loaded.config))
+            return 0
+        check_output(loaded.config.output)
+        rows = plan(loaded.config).rows
+        show_rows(console, f"{name}: plan", rows)
+        if loaded.plan_only:
+            return 0
+        report = _execute(name, loaded.config, body, console)
+        show_rows(console, f"{name}: done", report.rows)
+        if report.text:
+            console.print(report.text, highlight=False, markup=False)
+        return 0
+    except InputError as error:
+        errors.print(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        errors.print("interrupted; finished shards are kept: run the same command again to go on.")
+        return 130
+    except Exception:
+        traceback.print_exc()
+        errors.print(f"error: {name} failed with a defect, not with bad input; the traceback is above.")
+        return 1
+
+
+def _execute(name: str, config: C, body: Callable[[C, Run], Report], console: Console) -> Report:
+    output = config.output
+    files.write_bytes(files.join(output, "run", "config.yaml"), to_yaml(config).encode())
+    files.write_json(files.join(output, "run", "versions.json"), versions())
+    run = Run(name, output, console)
+    run.log("started", job=name)
+    started = time.monotonic()
+    with connect(config.ray):
+        report = body(config, run)
+    seconds = time.monotonic() - started
+    files.write_json(
+        files.join(output, "run", "report.json"),
+        {"job": name, "seconds": seconds, "rows": dict(report.rows), "values": report.values},
+    )
+    run.log("finished", job=name, seconds=seconds)
+    return report
+
+
+def check_output(output: str) -> None:
+    """Check that results can be written, before any work.
+
+    Raises:
+        InputError: the place is not writable, is a file, or is relative in a submitted job.
+    """
+    if not output:
+        raise InputError("output is empty; give the folder for the results.")
+    if is_submitted() and not files.is_uri(output) and not os.path.isabs(output):
+        raise InputError(
+            f"output {output!r} is relative, but a submitted job runs in a temporary copy of the project, which is "
+            "deleted afterwards. Give an absolute path on shared storage, or a URI such as s3://bucket/run."
+        )
+    probe = files.join(output, "run", ".probe")
+    if not files.is_uri(output):
+        files.write_bytes(probe, b"")
+        os.unlink(probe)
+
+
+def show_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Rows of (name, value) as a table."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform, and every package whose version can change a result."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""From corpus to vokens: tokens, windows, assignment, and the files of the originals."""

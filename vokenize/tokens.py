@@ -1,0 +1,131 @@
+"""Token shards: every line of the corpus with its token ids, character offsets and turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import AutoTokenizer
+
+from xmatch.data import files
+from xmatch.data.steps import Shard, StepOutput, no_quarantine
+from xmatch.errors import InputError
+
+TOKEN_SCHEMA = pa.schema(
+    [
+        pa.field("line_id", pa.int64(), nullable=False),
+        ("text", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("starts", pa.list_(pa.int32())),
+        ("ends", pa.list_(pa.int32())),
+        ("turns", pa.list_(pa.int16())),
+    ]
+)
+"""One row a line. The four lists have one entry a token and are null for a line without tokens; `starts` and `ends`
+are character offsets into `text`; `turns` counts the tabs before the token."""
+
+
+def load_tokenizer(name: str) -> Any:
+    """A fast tokenizer by folder or hub name.
+
+    Raises:
+        InputError: it cannot be found, or is not a fast one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot load the tokenizer {name!r}: {str(error).splitlines()[0]} Give a folder with tokenizer.json or a "
+            "hub name."
+        ) from error
+    if not tokenizer.is_fast:
+        raise InputError(f"tokenizer {name!r} gives no character offsets; use one with a tokenizer.json.")
+    return tokenizer
+
+
+class TokenizeLines:
+    """A step: rows of (line_id, text) to rows of TOKEN_SCHEMA, every line kept, no special tokens."""
+
+    def __init__(self, tokenizer: str) -> None:
+        self.name = tokenizer
+        self._tokenizer: Any = None
+
+    def __call__(self, shard_id: str, rows: pa.Table) -> StepOutput:
+        """Tokens of one shard."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.name)
+        table = tokenize(self._tokenizer, rows.column("line_id").to_pylist(), rows.column("text").to_pylist())
+        tokens = sum(len(ids) for ids in table.column("token_ids").to_pylist() if ids)
+        empty = table.column("token_ids").null_count
+        return StepOutput(table, {"lines": len(table), "tokens": tokens, "empty_lines": empty}, no_quarantine())
+
+
+def tokenize(tokenizer: Any, line_ids: list[int], texts: list[str]) -> pa.Table:
+    """Lines to a table of TOKEN_SCHEMA."""
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+    )
+    ids: list[list[int] | None] = [row or None for row in encoded["input_ids"]]
+    offsets = encoded["offset_mapping"]
+    starts = [[start for start, _ in row] if row else None for row in offsets]
+    ends = [[end for _, end in row] if row else None for row in offsets]
+    turns = [_turns(text, row) if row else None for text, row in zip(texts, starts, strict=True)]
+    columns = (line_ids, texts, ids, starts, ends, turns)
+    arrays = [pa.array(column, f.type) for column, f in zip(columns, TOKEN_SCHEMA, strict=True)]
+    return pa.table(arrays, schema=TOKEN_SCHEMA)
+
+
+def _turns(text: str, starts: list[int]) -> list[int]:
+    if "\t" not in text:
+        return [0] * len(starts)
+    return [text.count("\t", 0, start) for start in starts]
+
+
+def token_shard_files(folder: str) -> list[str]:
+    """The token files of a run's folder (or of its `shards` folder), in order.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not files.is_folder(folder):
+        raise InputError(f"token folder {folder!r} does not exist; make it with jobs/tokenize_corpus.py.")
+    found = files.list_files(folder, ".parquet") or files.list_files(files.join(folder, "shards"), ".parquet")
+    if not found:
+        raise InputError(f"no token shards in {folder!r}; make them with jobs/tokenize_corpus.py.")
+    return found
+
+
+def plan_token_shards(folder: str) -> list[Shard]:
+    """One shard per token file; `start` and `stop` count lines from the corpus's beginning.
+
+    Raises:
+        InputError: a file is no whole Parquet file of TOKEN_SCHEMA.
+    """
+    shards, first = [], 0
+    for path in token_shard_files(folder):
+        filesystem, inside = files.filesystem_of(path)
+        try:
+            with filesystem.open_input_file(inside) as source:
+                footer = pq.ParquetFile(source)
+                rows, names = footer.metadata.num_rows, footer.schema_arrow.names
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{path!r} is not a whole Parquet file ({error}); make the token shards again.") from error
+        if not {"line_id", "token_ids"} <= set(names):
+            raise InputError(f"{path!r} has columns {names}; expected token shards of jobs/tokenize_corpus.py.")
+        shards.append(Shard(path.rsplit("/", 1)[-1].removesuffix(".parquet"), path, first, first + rows))
+        first += rows
+    return shards
+
+
+def read_token_shard(shard: Shard) -> pa.Table:
+    """The rows of a token shard.
+
+    Raises:
+        InputError: the file is broken, or its line ids are not consecutive.
+    """
+    table = files.read_parquet(shard.source)
+    line_ids = table.column("line_id").to_numpy()
+    if len(line_ids) and (line_ids[1:] - line_ids[:-1] != 1).any():
+        raise InputError(f"{shard.source!r}: line_id must count up by one; the file was altered or joined wrongly.")
+    return table

@@ -1,0 +1,51 @@
+"""Encoded images to RGB, with every way of being broken turned into one error."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, ImageFile
+
+from xmatch.data import files
+from xmatch.errors import InputError
+
+MAX_PIXELS = 100_000_000
+"""Largest image decoded, in pixels; a larger one is refused before its pixels are made."""
+
+
+class UnreadableImage(InputError):
+    """An image that cannot be decoded; the message says why."""
+
+
+def decode_rgb(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image as RGB, whole or not at all.
+
+    Args:
+        source: a path or URI, or the encoded bytes.
+        max_pixels: width times height allowed.
+
+    Raises:
+        UnreadableImage: it is missing, truncated, no image, or too large.
+    """
+    where = repr(source) if isinstance(source, str) else f"image of {len(source)} bytes"
+    try:
+        data = files.read_bytes(source) if isinstance(source, str) else source
+    except InputError as error:
+        raise UnreadableImage(str(error)) from error
+    if not data:
+        raise UnreadableImage(f"{where} is empty")
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "truncated images must not pass as whole ones"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+        if image.width * image.height > max_pixels:
+            raise UnreadableImage(f"{where} has {image.width} x {image.height} pixels, more than {max_pixels:,}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # palette transparency, odd EXIF: the pixels are whole
+            return image.convert("RGB")
+    except UnreadableImage:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"{where} cannot be decoded: {error}") from error

@@ -1,0 +1,1 @@
+"""Ranks, recall, and how they are shown."""

@@ -1,0 +1,1 @@
+"""Dual encoders: towers, heads, and how they are saved."""

@@ -1,0 +1,1 @@
+"""Static pages that show images beside text: cards, thumbnails, and one template."""

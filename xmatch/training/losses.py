@@ -1,0 +1,136 @@
+"""Matching losses on embeddings; none of them knows a model.
+
+Shapes: B pairs, L tokens, D the shared space. Row i of `text` and of `image` belong together.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from xmatch.errors import InputError
+
+
+def _partners(batch: int) -> torch.Tensor:
+    if batch % 2:
+        raise InputError(f"paired losses need an even batch, got {batch}: choose an even batch_size per worker.")
+    return torch.arange(batch).roll(batch // 2)
+
+
+def paired_hinge(text: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, margin: float) -> torch.Tensor:
+    """Vokenization's loss: each token against its own image and the image of one partner sentence.
+
+    Sample i is paired with i + B/2 (modulo B); an odd last sample of a batch is left out. Golden `token_case_*`.
+
+    Args:
+        text: (B, L, D) unit token embeddings.
+        image: (B, D) unit image embeddings.
+        mask: (B, L), 1 for real tokens, special tokens included.
+        margin: of the hinge.
+    """
+    text, image, mask = _even(text), _even(image), _even(mask)
+    positive = torch.einsum("bld,bd->bl", text, image)
+    negative = torch.einsum("bld,bd->bl", text, image[_partners(len(image)).to(image.device)])
+    weights = mask.to(text.dtype)
+    return (weights * F.relu(margin - positive + negative)).sum() / weights.sum().clamp_min(1.0)
+
+
+def sentence_paired_hinge(
+    text: torch.Tensor, image: torch.Tensor, margin: float, *, reduction: Literal["sum", "mean"] = "mean"
+) -> torch.Tensor:
+    """Maria's loss: each sentence against its own image and its partner's.
+
+    Args:
+        text: (B, D) unit sentence embeddings.
+        image: (B, D) unit image embeddings.
+        margin: of the hinge.
+        reduction: "sum" is the original's, which grows with the batch (golden `sent_case_C`).
+    """
+    text, image = _even(text), _even(image)
+    negative = image[_partners(len(image)).to(image.device)]
+    terms = F.relu(margin - (text * image).sum(-1) + (text * negative).sum(-1))
+    return terms.sum() if reduction == "sum" else terms.sum() / max(1, len(terms))
+
+
+def _even(rows: torch.Tensor) -> torch.Tensor:
+    return rows[: len(rows) - len(rows) % 2]
+
+
+def batchwise_hinge(text: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, margin: float) -> torch.Tensor:
+    """All other images as negatives of each token, and all other sentences' tokens as negatives of each image.
+
+    This is what the original documents; its code is broken there (golden `batchwise_hinge_*`).
+
+    Args:
+        text: (B, L, D) unit token embeddings.
+        image: (B, D) unit image embeddings.
+        mask: (B, L), 1 for real tokens.
+        margin: of the hinge.
+    """
+    batch = len(image)
+    scores = torch.einsum("ild,jd->ijl", text, image)  # sentence i, image j, token l
+    positive = torch.einsum("bld,bd->bl", text, image)
+    weights = mask.to(text.dtype)
+    others = (~torch.eye(batch, dtype=torch.bool, device=image.device)).to(text.dtype)[:, :, None]
+    by_text = (F.relu(margin - positive[:, None, :] + scores) * weights[:, None, :] * others).sum()
+    by_image = (F.relu(margin - positive[None, :, :] + scores) * weights[:, None, :] * others).sum()
+    return (by_text + by_image) / (batch * weights.sum()).clamp_min(1.0)
+
+
+def _scores_of_others(text: torch.Tensor, image: torch.Tensor, same_image: torch.Tensor) -> torch.Tensor:
+    """(B, B) scores, text rows and image columns, with pairs that are no negatives (and no own pair) at -inf."""
+    own = torch.eye(len(text), dtype=torch.bool, device=text.device)
+    return (text @ image.T).masked_fill(same_image & ~own, float("-inf"))
+
+
+def info_nce(
+    text: torch.Tensor, image: torch.Tensor, logit_scale: torch.Tensor, same_image: torch.Tensor
+) -> torch.Tensor:
+    """Symmetric cross-entropy over all pairs of the batch (CLIP; Radford et al. 2021, figure 3).
+
+    Args:
+        text: (B, D) unit sentence embeddings.
+        image: (B, D) unit image embeddings.
+        logit_scale: scalar factor from scores to logits.
+        same_image: (B, B) bool; captions of one image are not each other's negatives.
+    """
+    logits = _scores_of_others(text, image, same_image) * logit_scale
+    own = torch.arange(len(text), device=text.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def sentence_batchwise_hinge(
+    text: torch.Tensor, image: torch.Tensor, margin: float, same_image: torch.Tensor
+) -> torch.Tensor:
+    """Hinge over all negatives of the batch, both directions, averaged over the pairs that count.
+
+    Args:
+        text: (B, D) unit sentence embeddings.
+        image: (B, D) unit image embeddings.
+        margin: of the hinge.
+        same_image: (B, B) bool; such pairs are no negatives.
+    """
+    scores = text @ image.T
+    own, others = scores.diagonal(), (~same_image).to(scores.dtype)
+    terms = F.relu(margin - own[:, None] + scores) + F.relu(margin - own[None, :] + scores)
+    return (terms * others).sum() / others.sum().clamp_min(1.0)
+
+
+def hardest_triplet(
+    text: torch.Tensor, image: torch.Tensor, margin: float, same_image: torch.Tensor
+) -> torch.Tensor:
+    """Hinge against the hardest negative of the batch in each direction (VSE++, equation 6), mean over pairs.
+
+    Args:
+        text: (B, D) unit sentence embeddings.
+        image: (B, D) unit image embeddings.
+        margin: of the hinge.
+        same_image: (B, B) bool; such pairs are no negatives.
+    """
+    scores = text @ image.T
+    own = scores.diagonal()
+    negatives = scores.masked_fill(same_image, float("-inf"))
+    hardest_image, hardest_text = negatives.max(1).values, negatives.max(0).values
+    return (F.relu(margin - own + hardest_image) + F.relu(margin - own + hardest_text)).mean()
