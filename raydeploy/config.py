@@ -68,7 +68,7 @@ def build_parser(config_class: type[Any], name: str, description: str) -> jsonar
         description=description,
         exit_on_error=False,
         allow_abbrev=False,
-        add_print_config=False,
+        print_config=None,
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; later arguments override it.")
     parser.add_argument("--plan", action="store_true", help="Say what the run would do, and stop.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,11 @@ PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
 SUBMISSION_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
 
+SPARE_CPUS = 1
+"""Logical cores beyond the actors' own, for the tasks that read and the trainer's controller."""
+
 QUIET = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -89,13 +95,28 @@ def _start_here(config: RayConfig) -> None:
 
     path = os.pathsep.join(filter(None, [PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")]))
     cpus = config.num_cpus or os.cpu_count() or 1
-    ray.init(
-        address="local",
-        num_cpus=max(cpus, -(-int(config.actors * config.cpus_per_actor) // 1)),
-        object_store_memory=config.object_store_mb << 20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": path, **QUIET}},
-        _node_ip_address="127.0.0.1",
-    )
+    with _silent_stderr():
+        ray.init(
+            address="local",
+            num_cpus=max(cpus, math.ceil(config.actors * config.cpus_per_actor)) + SPARE_CPUS,
+            object_store_memory=config.object_store_mb << 20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": path, **QUIET}},
+            _node_ip_address="127.0.0.1",
+        )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what Ray's native code says while it starts; what goes wrong is raised as an exception all the same."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

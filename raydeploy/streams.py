@@ -26,8 +26,7 @@ from xmatch.errors import InputError
 
 SHARD_COLUMN = "_shard"
 ROWS_COLUMN = "_shard_rows"
-READ_CPUS = 0.25
-"""Logical cores of a reading task: reading waits more than it computes."""
+READERS_PER_ACTOR = 2
 MAX_DEATHS = 3
 """Times a shard may take its worker down before the run gives up on it."""
 WRITERS = {"parquet": files.write_parquet, "arrow": write_vectors}
@@ -164,7 +163,12 @@ def run_shards(
     context.enable_progress_bars = False
     rows = ray_data.from_items([shard._asdict() for shard in remaining], override_num_blocks=len(remaining))
     blocks = rows.map_batches(
-        ReadShards(reader), batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS, zero_copy_batch=True
+        ReadShards(reader),
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray_data.TaskPoolStrategy(size=min(READERS_PER_ACTOR * ray.actors, len(remaining))),
+        num_cpus=0,  # reading waits more than it computes, and must start even where actors hold every core
     )
     reports = blocks.map_batches(
         ShardActor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -103,7 +103,8 @@ class DualEncoder(nn.Module):
             card: text of the model card, README.md; none is written when empty.
         """
         architecture = self.text_tower.backbone.config
-        checkpoints.save(folder, self.config, self.state_dict(), self.tokenizer, architecture, dtype, card)
+        config = replace(self.config, image=checkpoints.without_weights(self.config.image))
+        checkpoints.save(folder, config, self.state_dict(), self.tokenizer, architecture, dtype, card)
 
     def load_weights(self, folder: str) -> None:
         """Read weights written by `save_pretrained` into this model; strict, with a readable difference."""

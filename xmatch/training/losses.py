@@ -79,12 +79,6 @@ def batchwise_hinge(text: torch.Tensor, image: torch.Tensor, mask: torch.Tensor,
     return (by_text + by_image) / (batch * weights.sum()).clamp_min(1.0)
 
 
-def _scores_of_others(text: torch.Tensor, image: torch.Tensor, same_image: torch.Tensor) -> torch.Tensor:
-    """(B, B) scores, text rows and image columns, with pairs that are no negatives (and no own pair) at -inf."""
-    own = torch.eye(len(text), dtype=torch.bool, device=text.device)
-    return (text @ image.T).masked_fill(same_image & ~own, float("-inf"))
-
-
 def info_nce(
     text: torch.Tensor, image: torch.Tensor, logit_scale: torch.Tensor, same_image: torch.Tensor
 ) -> torch.Tensor:
@@ -96,7 +90,8 @@ def info_nce(
         logit_scale: scalar factor from scores to logits.
         same_image: (B, B) bool; captions of one image are not each other's negatives.
     """
-    logits = _scores_of_others(text, image, same_image) * logit_scale
+    others_of_image = same_image & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
+    logits = (text @ image.T * logit_scale).masked_fill(others_of_image, float("-inf"))
     own = torch.arange(len(text), device=text.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 

@@ -1,0 +1,1 @@
+"""The scripts a person runs; `python -m jobs` lists them."""
