@@ -14,7 +14,7 @@ from raydeploy.streams import run_shards
 from xmatch.data import files
 from xmatch.data.image_sets import ImageReader, ImageSource, plan_image_shards
 from xmatch.data.steps import Reader, Shard, Step
-from xmatch.data.text_lines import TextReader, plan_line_shards
+from xmatch.data.text_lines import LineSource, TextReader, plan_line_shards
 from xmatch.embedding import EmbedImages, EmbedTexts
 from xmatch.errors import InputError
 from xmatch.models.checkpoints import model_hash
@@ -30,10 +30,10 @@ class EmbedConfig:
     """Dual encoder: a folder, or a hub name."""
     output: str
     """Folder for the bank."""
-    images: ImageSource | None = None
+    images: ImageSource = field(default_factory=ImageSource)
     """The images of `--side image`."""
-    texts: str = ""
-    """The text file of `--side text`: one text a line."""
+    texts: LineSource = field(default_factory=LineSource)
+    """The texts of `--side text`."""
     rows_per_shard: int = 1024
     """Images or texts in one shard, the unit of resume."""
     batch_size: int = 32
@@ -45,21 +45,21 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Each side needs its own input."""
-        if self.side == "image" and self.images is None:
+        if self.side == "image" and not self.images.root:
             raise InputError("--side image needs images: give --images.root and --images.set_name.")
-        if self.side == "text" and not self.texts:
-            raise InputError("--side text needs --texts, a file with one text a line.")
+        if self.side == "text" and not self.texts.path:
+            raise InputError("--side text needs --texts.path, a file with one text a line.")
 
 
 def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, Step]:
     """The shards of a run, what reads them, and what embeds them."""
     threads = max(1, int(config.ray.cpus_per_actor))
-    if config.images is not None and config.side == "image":
+    if config.side == "image":
         shards = plan_image_shards(config.images, config.rows_per_shard)
         step = EmbedImages(config.model, batch_size=config.batch_size, threads=threads, device=config.device)
         return shards, ImageReader(config.images), step
     texts = EmbedTexts(config.model, batch_size=config.batch_size, threads=threads, device=config.device)
-    return plan_line_shards(config.texts, config.rows_per_shard), TextReader(), texts
+    return plan_line_shards(config.texts, config.rows_per_shard), TextReader(config.texts), texts
 
 
 def plan(config: EmbedConfig) -> Plan:
@@ -77,7 +77,7 @@ def plan(config: EmbedConfig) -> Plan:
 def body(config: EmbedConfig, run: Run) -> Report:
     """Stream the shards through the tower."""
     shards, reader, step = work_of(config)
-    source = repr(config.images) if config.side == "image" else f"{config.texts} {files.sha256(config.texts)}"
+    source = repr(config.images) if config.side == "image" else f"{config.texts} {files.sha256(config.texts.path)}"
     identity = {"side": config.side, "model": model_hash(config.model), "source": source, "batch": config.batch_size}
     ledger = Ledger(config.output, identity)
     with run.progress(None, f"{config.side}s") as progress:

@@ -19,7 +19,7 @@ from xmatch.data.text_lines import LineReader, LineSource, plan_line_shards
 class TokenizeCorpusConfig:
     """Settings of one tokenization run."""
 
-    corpus: LineSource
+    corpus: LineSource = field(default_factory=LineSource)
     """The text."""
     tokenizer: str
     """Tokenizer: a folder (a dual encoder's folder has one), or a hub name; it must be a fast tokenizer."""

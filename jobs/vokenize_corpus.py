@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -10,12 +11,15 @@ from raydeploy.connect import RayConfig
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
+from vokenize.page import Line, PageConfig, build_page, page_lines
 from vokenize.tokens import plan_token_shards, read_token_shard
-from vokenize.vokenizer import VokenizeConfig, VokenizeShard, token_count
+from vokenize.voken_files import read_voken_shard
+from vokenize.vokenizer import VokenizeConfig, VokenizeShard
 from xmatch.data import files
 from xmatch.data.vectors import matrix, read_vectors
 from xmatch.errors import InputError
 from xmatch.models.checkpoints import model_hash
+from xmatch.pages.render import render
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +36,8 @@ class VokenizeCorpusConfig:
     """Folder for the voken shards, their manifest and the page."""
     vokenize: VokenizeConfig = field(default_factory=VokenizeConfig)
     """Level, number of images, windows and batches."""
-    page: bool = True
-    """Write page.html: sentences beside the images found for them."""
-    page_sentences: int = 400
-    """Lines shown on the page, from the beginning of the corpus."""
+    page: PageConfig = field(default_factory=PageConfig)
+    """The page of sentences beside the images found for them."""
     ray: RayConfig = field(default_factory=RayConfig)
     """Where it runs."""
 
@@ -73,15 +75,37 @@ def body(config: VokenizeCorpusConfig, run: Run) -> Report:
     }
     ledger = Ledger(config.output, identity)
     lines = sum(shard.stop - shard.start for shard in shards)
+    seconds: Counter[str] = Counter()
     with run.progress(lines, "lines") as progress:
         for report in run_shards(shards, read_token_shard, step, ledger, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
+            seconds.update(report.seconds)
     manifest = ledger.finish([shard.id for shard in shards])
     rows = [("voken shards", files.join(config.output, "shards")), *progress.rates()]
     rows += [(name, f"{count:,}") for name, count in manifest["counts"].items()]
-    if config.page:
-        rows.append(("page", write_page(config)))
-    return Report(rows, {"counts": manifest["counts"]})
+    if config.page.write:
+        rows.append(("page", write_page(config, [*progress.rates()[1:], ("lines", f"{lines:,}")])))
+    return Report(rows, {"counts": manifest["counts"], "seconds": dict(seconds)})
+
+
+def write_page(config: VokenizeCorpusConfig, figures: Sequence[tuple[str, str]]) -> str:
+    """Write page.html of the corpus's first lines; its path."""
+    shown: list[Line] = []
+    for shard in plan_token_shards(config.tokens):
+        if len(shown) >= config.page.max_lines:
+            break
+        vokens = read_voken_shard(files.join(config.output, "shards", f"{shard.id}.parquet"))
+        shown += page_lines(read_token_shard(shard), vokens, config.vokenize.top_k)
+    bank = read_vectors(config.keys)
+    uris, names = bank.column("uri").to_pylist(), bank.column("id").to_pylist()
+    credits = {}
+    if config.page.credits:
+        credits = {row["file_name"]: (row["credit"], row["link"]) for row in files.read_json(config.page.credits)}
+    figures = [*figures, ("images in the key bank", f"{len(bank):,}")]
+    page = build_page(shown[: config.page.max_lines], uris, names, figures, config.page, credits)
+    path = files.join(config.output, "page.html")
+    files.write_bytes(path, render(page).encode())
+    return path
 
 
 def bank_hash(folder: str) -> str:

@@ -92,8 +92,7 @@ class DualEncoderText:
         self.model, self.tokens_per_batch = model, tokens_per_batch
         tokenizer = model.tokenizer
         self.vocabulary = len(tokenizer)
-        marked = tokenizer.build_inputs_with_special_tokens if hasattr(tokenizer, "build_inputs_with_special_tokens") else None
-        probe = tokenizer("", add_special_tokens=True)["input_ids"] if marked is None else marked([])
+        probe = tokenizer("", add_special_tokens=True)["input_ids"]
         self.prefix, self.suffix = probe[: len(probe) // 2], probe[len(probe) // 2 :]
         self.pad = tokenizer.pad_token_id
 
@@ -132,7 +131,11 @@ class DualEncoderText:
 
 
 def assign_vokens(
-    pieces: Sequence[Sequence[int]], encoder: TextEncoder, searcher: Searcher, level: str, k: int,
+    pieces: Sequence[Sequence[int]],
+    encoder: TextEncoder,
+    searcher: Searcher,
+    level: str,
+    k: int,
     seconds: dict[str, float] | None = None,
 ) -> list[Assigned]:
     """The best images of each piece's tokens, of each piece, or of both.

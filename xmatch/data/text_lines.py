@@ -35,11 +35,6 @@ class LineSource:
     split: str | None = None
     """Split of Karpathy captions; null takes every split."""
 
-    def __post_init__(self) -> None:
-        """A path is needed."""
-        if not self.path:
-            raise InputError("give the corpus: --corpus.path FILE.")
-
 
 def plan_line_shards(source: LineSource, lines_per_shard: int) -> list[Shard]:
     """Shards of consecutive lines.
@@ -50,6 +45,8 @@ def plan_line_shards(source: LineSource, lines_per_shard: int) -> list[Shard]:
     Raises:
         InputError: the file is missing or empty.
     """
+    if not source.path:
+        raise InputError("no text file is given; name one, such as --corpus.path FILE.")
     if lines_per_shard < 1:
         raise InputError(f"lines_per_shard must be at least 1, got {lines_per_shard}.")
     shards = []
@@ -83,8 +80,7 @@ def _cuts(source: LineSource, lines_per_shard: int) -> Iterator[tuple[int, int, 
                     yield start, position + offset, lines
                     start, lines = position + offset, 0
             position += len(block)
-        last_is_open = position > start and lines == 0 or position > start
-    if last_is_open:
+    if position > start:
         tail = _read_range(source.path, start, position)
         yield start, position, tail.count(b"\n") + (0 if tail.endswith(b"\n") else 1)
 
