@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -144,6 +144,7 @@ def run_job(
     body: Callable[[C, Run], Report],
     description: str,
     argv: Sequence[str] | None = None,
+    uses_ray: bool = True,
 ) -> int:
     """Run one job from its command line.
 
@@ -154,6 +155,7 @@ def run_job(
         body: does it, connected to Ray.
         description: first words of `--help`.
         argv: arguments; None takes the process's own.
+        uses_ray: false for a job that runs in this process alone.
 
     Returns:
         The exit code.
@@ -169,7 +171,7 @@ def run_job(
         show_rows(console, f"{name}: plan", rows)
         if loaded.plan_only:
             return 0
-        report = _execute(name, loaded.config, body, console)
+        report = _execute(name, loaded.config, body, console, uses_ray)
         show_rows(console, f"{name}: done", report.rows)
         if report.text:
             console.print(report.text, highlight=False, markup=False)
@@ -186,14 +188,14 @@ def run_job(
         return 1
 
 
-def _execute(name: str, config: C, body: Callable[[C, Run], Report], console: Console) -> Report:
+def _execute(name: str, config: C, body: Callable[[C, Run], Report], console: Console, uses_ray: bool) -> Report:
     output = config.output
     files.write_bytes(files.join(output, "run", "config.yaml"), to_yaml(config).encode())
     files.write_json(files.join(output, "run", "versions.json"), versions())
     run = Run(name, output, console)
     run.log("started", job=name)
     started = time.monotonic()
-    with connect(config.ray):
+    with connect(config.ray) if uses_ray else nullcontext():
         report = body(config, run)
     seconds = time.monotonic() - started
     files.write_json(
