@@ -18,7 +18,7 @@ def in_batch_ranks(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         (B, L) int64: one more than the number of images with a greater score.
     """
     scores = torch.einsum("ild,jd->ilj", text, image)
-    own = torch.einsum("bld,bd->bl", text, image)
+    own = scores.diagonal(dim1=0, dim2=2).T  # (B, L), taken from the same products, so that equal scores stay equal
     return (scores > own[..., None]).sum(-1) + 1
 
 
