@@ -151,17 +151,19 @@ def assign_vokens(
     Returns:
         P results, in order.
     """
+    if not pieces:
+        return []
     clock = seconds if seconds is not None else {}
     started = time.perf_counter()
     tokens, sentences = encoder.encode(pieces, level)
     encoded = time.perf_counter()
     results = [Assigned(None, None, None, None)] * len(pieces)
-    if level != "sentence" and pieces:
+    if level != "sentence":
         found = searcher.search(np.concatenate(tokens), k)
         ends = np.cumsum([len(piece) for piece in pieces])[:-1]
         ids, scores = np.split(found.ids, ends), np.split(found.scores, ends)
         results = [r._replace(tokens=i, token_scores=s) for r, i, s in zip(results, ids, scores, strict=True)]
-    if level != "token" and pieces:
+    if level != "token":
         whole = searcher.search(sentences, k)
         results = [
             r._replace(sentence=i, sentence_scores=s) for r, i, s in zip(results, whole.ids, whole.scores, strict=True)

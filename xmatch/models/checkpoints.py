@@ -114,8 +114,8 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     """The tokenizer saved in a folder."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder!r} has no tokenizer that can be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder!r} has no tokenizer that can be read: {str(error).splitlines()[:1]}") from error
     return tokenizer
 
 

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stub_encoder import KEYS, StubEncoder, WithSpecials, golden_bank
+
+from vokenize.vokenizer import VOKEN_SCHEMA, VokenizeConfig, VokenizeShard, assign_vokens, check_vocabulary, vokenize_lines
+from xmatch.data.vectors import make_vectors, write_vectors
+from xmatch.errors import InputError
+from xmatch.search import build_searcher
+
+SENTENCES = KEYS["token_level_top1"]["sents"]
+
+
+@pytest.mark.parametrize("backend", ["faiss", "torch"])
+def test_token_vokens_equal_the_original(backend: str) -> None:
+    _, _, keys = golden_bank()
+    with_specials = [[KEYS["cls"], *s, KEYS["sep"]] for s in SENTENCES]
+    found = assign_vokens(with_specials, WithSpecials(), build_searcher(keys, backend), "token", 3)
+    for got, top1, distances, top3 in zip(
+        found,
+        KEYS["token_level_top1"]["idx_incl_special"],
+        KEYS["token_level_top1"]["l2sq_scores"],
+        KEYS["token_level_top3"]["idx"],
+        strict=True,
+    ):
+        assert got.tokens.tolist() == top3
+        assert got.tokens[:, 0].tolist() == top1
+        np.testing.assert_allclose(2 - 2 * got.token_scores[:, 0], distances, atol=1e-3)  # keys are rounded to 4 places
+
+
+def test_fewer_images_change_the_vokens_as_in_the_original() -> None:
+    _, _, keys = golden_bank()
+    with_specials = [[KEYS["cls"], *s, KEYS["sep"]] for s in SENTENCES]
+    found = assign_vokens(with_specials, WithSpecials(), build_searcher(keys[:4]), "token", 1)
+    assert [f.tokens[:, 0].tolist() for f in found] == KEYS["max_img_num_4"]["idx"]
+
+
+def test_the_overlong_line_equals_the_original() -> None:
+    case = KEYS["overlength"]
+    _, _, keys = golden_bank()
+    config = VokenizeConfig(window=case["upper_bound"], window_policy="original")
+    table = vokenize_lines([case["ids"]], [0], StubEncoder(), build_searcher(keys), config)
+    assert table.column("vokens")[0].as_py() == case["idx_incl_special"][1:-1]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    lines=st.lists(st.one_of(st.none(), st.lists(st.integers(5, 32), max_size=30)), min_size=1, max_size=8),
+    level=st.sampled_from(["token", "sentence", "both"]),
+    k=st.integers(1, 4),
+    window=st.integers(1, 12),
+)
+def test_lines_out_are_lines_in_with_k_vokens_a_token(lines, level: str, k: int, window: int) -> None:
+    _, _, keys = golden_bank()
+    config = VokenizeConfig(level=level, top_k=k, window=window)
+    table = vokenize_lines(lines, list(range(len(lines))), StubEncoder(), build_searcher(keys), config)
+    assert table.schema.equals(VOKEN_SCHEMA)
+    assert len(table) == len(lines)
+    for line, row in zip(lines, table.to_pylist(), strict=True):
+        pieces = row["piece_lengths"] or []
+        assert sum(pieces) == len(line or [])
+        assert len(row["vokens"] or []) == (0 if level == "sentence" else k * len(line or []))
+        assert len(row["sentence_vokens"] or []) == (0 if level == "token" else k * len(pieces))
+        assert (row["piece_lengths"] is None) == (not line)
+
+
+def test_a_line_does_not_depend_on_its_neighbours(tiny_model: str, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    write_vectors(str(tmp_path / "k.arrow"), make_vectors([f"s/{i}" for i in range(9)], rng.random((9, 8), np.float32)))
+    lines = [list(rng.integers(5, 32, n)) for n in (3, 9, 1, 3, 14)]
+    step = VokenizeShard(tiny_model, str(tmp_path / "k.arrow"), VokenizeConfig(level="both", top_k=2, window=6))
+
+    def run(chosen: list[int]) -> list[dict]:
+        rows = pa.table({"line_id": chosen, "token_ids": pa.array([lines[i] for i in chosen], pa.list_(pa.int32()))})
+        return step("part-00000", rows).table.to_pylist()
+
+    together = run([0, 1, 2, 3, 4])
+    for i in range(5):
+        alone = run([i])[0]
+        assert alone["vokens"] == together[i]["vokens"]
+        np.testing.assert_allclose(alone["scores"], together[i]["scores"], atol=1e-5)
+    assert run([0, 1, 2, 3, 4]) == together
+    assert step.seconds["encoder"] > 0
+    assert step.seconds["search"] > 0
+
+
+def test_a_bank_of_another_width_is_refused(tiny_model: str, tmp_path) -> None:
+    write_vectors(str(tmp_path / "k.arrow"), make_vectors(["s/1"], np.ones((1, 5), np.float32)))
+    rows = pa.table({"line_id": [0], "token_ids": pa.array([[5]], pa.list_(pa.int32()))})
+    with pytest.raises(InputError, match="width 5.*width 8"):
+        VokenizeShard(tiny_model, str(tmp_path / "k.arrow"), VokenizeConfig())("part-00000", rows)
+
+
+def test_a_token_out_of_the_vocabulary_names_its_line() -> None:
+    with pytest.raises(InputError, match="line 12 has token id 40.*33 words"):
+        check_vocabulary([[1, 2], None, [40]], [10, 11, 12], 33)
+
+
+def test_more_images_than_there_are_is_refused(tiny_model: str, tmp_path) -> None:
+    write_vectors(str(tmp_path / "k.arrow"), make_vectors(["s/1"], np.ones((1, 8), np.float32)))
+    rows = pa.table({"line_id": [0], "token_ids": pa.array([[5]], pa.list_(pa.int32()))})
+    with pytest.raises(InputError, match="top_k is 4"):
+        VokenizeShard(tiny_model, str(tmp_path / "k.arrow"), VokenizeConfig(top_k=4))("part-00000", rows)
