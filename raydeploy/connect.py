@@ -11,33 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
+from raydeploy.environment import QUIET, joins_a_cluster
 from xmatch.errors import InputError
 
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
-SUBMISSION_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in the driver of a submitted job."""
-
 SPARE_CPUS = 1
 """Logical cores beyond the actors' own, for the tasks that read and the trainer's controller."""
-
-QUIET = {
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-"""Environment of an embedded Ray: no usage reports, one voice, quick notice of a lost worker."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RayConfig:
     """Where and how wide a job runs."""
 
-    address: str | None = None
-    """Address of a running cluster; null: join the one this job was submitted to, or start Ray here."""
     num_cpus: int | None = None
     """CPU cores of a Ray started here; null: all of them."""
     object_store_mb: int = 512
@@ -58,29 +44,20 @@ class RayConfig:
             )
 
 
-def is_submitted() -> bool:
-    """Whether this process is the driver of a job submitted to a cluster."""
-    return SUBMISSION_MARK in os.environ
-
-
 @contextmanager
 def connect(config: RayConfig) -> Iterator[None]:
     """Be connected to Ray within the block.
 
-    A Ray that this process is connected to already is used and left as it is; a cluster is joined when an address is
-    given, or when the job was submitted to one; otherwise Ray starts in this process, on loopback, and is shut down.
+    A Ray that this process is connected to already is used and left as it is; a cluster is joined when the job was
+    submitted to one, or RAY_ADDRESS names one; otherwise Ray starts in this process, behind a token that only this process has, and is shut down.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    import ray
-
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
         return
-    if config.address or is_submitted() or "RAY_ADDRESS" in os.environ:
-        ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+    if joins_a_cluster():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         _start_here(config)
     try:
@@ -90,9 +67,6 @@ def connect(config: RayConfig) -> Iterator[None]:
 
 
 def _start_here(config: RayConfig) -> None:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one process tree on loopback: nobody else can reach it
-    import ray
-
     path = os.pathsep.join(filter(None, [PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")]))
     cpus = config.num_cpus or os.cpu_count() or 1
     with _silent_stderr():

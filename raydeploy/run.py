@@ -23,7 +23,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from raydeploy.config import load_config, to_yaml
-from raydeploy.connect import RayConfig, connect, is_submitted
+from raydeploy.connect import RayConfig, connect
+from raydeploy.environment import is_submitted
 from xmatch.data import files
 from xmatch.errors import InputError
 

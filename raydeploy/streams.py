@@ -161,6 +161,7 @@ def run_shards(
     context = ray_data.DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else the cause of a failure does not reach the driver
     rows = ray_data.from_items([shard._asdict() for shard in remaining], override_num_blocks=len(remaining))
     blocks = rows.map_batches(
         ReadShards(reader),
@@ -194,9 +195,9 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     """The InputError among the causes of an error that Ray brought home, or None."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, InputError):
-            return error
         seen.add(id(error))
-        inner = getattr(error, "cause", None)
+        inner = getattr(error, "cause", None)  # of a RayTaskError, which also claims to be what caused it
+        if isinstance(error, InputError) and not isinstance(inner, BaseException):
+            return InputError(str(error).split("\n")[0])  # Ray may add lines of its own below our paragraph
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
     return None
