@@ -57,6 +57,8 @@ class TrainerConfig:
     """Validation figure that chooses the best model (higher is better)."""
     max_failures: int = 3
     """Worker losses survived before the run fails."""
+    stop_after_epochs: int | None = None
+    """Stop early after so many epochs of this run; the schedule still reckons with all, and a rerun goes on."""
     loader_threads: int = 0
     """Processes per worker that prepare batches ahead; 0 prepares them in the worker itself."""
 
@@ -232,7 +234,8 @@ def _worker_loop(settings: dict[str, Any]) -> None:
     device = next(module.parameters()).device
     writer = _tensorboard(settings["output"]) if rank == 0 else None
     total_steps = config.epochs * -(-recipe.num_samples // config.batch_size)
-    for epoch in range(position.epoch, config.epochs):
+    last = min(config.epochs, position.epoch + (config.stop_after_epochs or config.epochs))
+    for epoch in range(position.epoch, last):
         started, samples_before = time.monotonic(), position.samples_done
         for indices, batch in _epoch(recipe, config, position, rank, world):
             _step(module, batch, optimizer, optim, position, total_steps, config.seed, rank, device)
