@@ -53,13 +53,14 @@ def main(output: Path = OUTPUT) -> int:
             code = job(arguments)
             if code:
                 return code
+    count = len(list((EXAMPLES / "photos").glob("*.jpg")))
     figures = json.loads((output / "eval" / "retrieval.json").read_text())["figures"]
     run = json.loads((output / "vokens" / "run" / "report.json").read_text())
     print(f"\nDone in {time.monotonic() - started:.0f} s.")
-    print(f"Retrieval on the {len(list((EXAMPLES / 'photos').glob('*.jpg')))} example photos, which the matcher never saw:")
+    print(f"Retrieval on the {count} example photos, which the matcher never saw:")
     print(f"  text to image R@1 {figures['t2i_recall_at_1']:.1f}, R@10 {figures['t2i_recall_at_10']:.1f}")
     print(f"  image to text R@1 {figures['i2t_recall_at_1']:.1f}, R@10 {figures['i2t_recall_at_10']:.1f}")
-    print(f"Throughput of the vokenizer, its start included: {run['rows'].get('throughput', 'all shards were done before')}")
+    print(f"Throughput of the vokenizer, its start included: {run['rows'].get('throughput', 'all were done before')}")
     print(f"The page: {output / 'vokens' / 'page.html'}")
     return 0
 

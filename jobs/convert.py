@@ -11,8 +11,15 @@ import pyarrow as pa
 
 from raydeploy.connect import RayConfig
 from raydeploy.run import Plan, Report, Run, run_job
-from vokenize.original_tokens import CorpusFilter, drop_reason, export_tokens, import_tokens, load_sentencizer
-from vokenize.original_tokens import read_original_tokens, sentence_offsets
+from vokenize.original_tokens import (
+    CorpusFilter,
+    drop_reason,
+    export_tokens,
+    import_tokens,
+    load_sentencizer,
+    read_original_tokens,
+    sentence_offsets,
+)
 from vokenize.original_vokens import export_vokens, maria_lines, voken_base_name
 from vokenize.tokens import load_tokenizer, plan_token_shards, read_token_shard
 from vokenize.voken_files import check_vokens, read_voken_shard

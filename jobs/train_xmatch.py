@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
 from raydeploy.connect import RayConfig
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
 from raydeploy.training import TrainerConfig, fit
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
 from xmatch.data import files
 from xmatch.data.captions import CaptionSet
 from xmatch.data.image_listing import image_listing, plan_listing_shards, read_listing

@@ -20,6 +20,7 @@ PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
 SPARE_CPUS = 1
 """Logical cores beyond the actors' own, for the tasks that read and the trainer's controller."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class RayConfig:
     """Where and how wide a job runs."""
@@ -49,7 +50,8 @@ def connect(config: RayConfig) -> Iterator[None]:
     """Be connected to Ray within the block.
 
     A Ray that this process is connected to already is used and left as it is; a cluster is joined when the job was
-    submitted to one, or RAY_ADDRESS names one; otherwise Ray starts in this process, behind a token that only this process has, and is shut down.
+    submitted to one, or RAY_ADDRESS names one; otherwise Ray starts in this process, behind a
+    token that only this process has, and is shut down.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -77,7 +77,9 @@ class ShardActor:
             rows = block.filter(pc.equal(block.column(SHARD_COLUMN), shard_id))
             expected = rows.column(ROWS_COLUMN)[0].as_py()
             if len(rows) != expected:
-                raise InputError(f"shard {shard_id} arrived in pieces ({len(rows)} of {expected} rows); make shards smaller.")
+                raise InputError(
+                    f"shard {shard_id} arrived in pieces ({len(rows)} of {expected} rows); make shards smaller."
+                )
             reports.append(self.run_shard(shard_id, rows.drop_columns([SHARD_COLUMN, ROWS_COLUMN])))
         return pa.table({"report": pa.array([json.dumps(report._asdict()) for report in reports])})
 

@@ -237,7 +237,7 @@ def _worker_loop(settings: dict[str, Any]) -> None:
     last = min(config.epochs, position.epoch + (config.stop_after_epochs or config.epochs))
     for epoch in range(position.epoch, last):
         started, samples_before = time.monotonic(), position.samples_done
-        for indices, batch in _epoch(recipe, config, position, rank, world):
+        for batch in _epoch(recipe, config, position, rank, world):
             _step(module, batch, optimizer, optim, position, total_steps, config.seed, rank, device)
             position.samples_done = min(recipe.num_samples, position.samples_done + config.batch_size)
             every = config.checkpoint_every_steps
@@ -258,7 +258,7 @@ def _worker_loop(settings: dict[str, Any]) -> None:
 
 def _epoch(
     recipe: Recipe, config: TrainerConfig, position: Position, rank: int, world: int
-) -> Iterator[tuple[np.ndarray, Mapping[str, torch.Tensor]]]:
+) -> Iterator[Mapping[str, torch.Tensor]]:
     """The remaining batches of the current epoch for this worker."""
     steps = epoch_indices(
         recipe.num_samples,
@@ -271,7 +271,7 @@ def _epoch(
     )
     batches = _Batches(recipe, steps, SampleKey(config.seed, position.epoch))
     loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=config.loader_threads)
-    yield from zip(steps, loader, strict=True)
+    yield from loader
 
 
 def _step(
@@ -371,5 +371,3 @@ def _tensorboard(output: str) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(os.path.join(output, "tensorboard"))
-
-

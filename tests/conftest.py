@@ -15,7 +15,6 @@ os.environ |= {
 }
 
 import pytest
-
 from small_models import CAPTIONS, make_images, save_tiny_model, tiny_vocabulary
 
 

@@ -63,7 +63,9 @@ def violations(path: str, source: str) -> list[str]:
 
 def sources() -> dict[str, str]:
     return {
-        str(path.relative_to(ROOT)): path.read_text() for package in sorted(OURS) for path in (ROOT / package).rglob("*.py")
+        str(path.relative_to(ROOT)): path.read_text()
+        for package in sorted(OURS)
+        for path in (ROOT / package).rglob("*.py")
     }
 
 
@@ -96,7 +98,10 @@ def test_each_rule_can_be_broken(path: str, source: str) -> None:
 
 def module_graph() -> dict[str, set[str]]:
     """Imports between our modules when they are loaded."""
-    names = {path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): source for path, source in sources().items()}
+    names = {
+        path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): source
+        for path, source in sources().items()
+    }
     return {
         name: {i.module for i in imports_of(source) if not i.is_lazy and i.module in names and i.module != name}
         for name, source in names.items()

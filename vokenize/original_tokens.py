@@ -142,7 +142,8 @@ def import_tokens(prefix: str, tokenizer: Any) -> pa.Table:
     if len(found.tokens) and not 0 <= found.tokens.min() <= found.tokens.max() < len(tokenizer):
         row = int(np.flatnonzero((found.tokens < 0) | (found.tokens >= len(tokenizer)))[0])
         raise InputError(
-            f"{prefix + '.hdf5'!r}, token {row}: id {found.tokens[row]} is outside the tokenizer's {len(tokenizer)} words."
+            f"{prefix + '.hdf5'!r}, token {row}: id {found.tokens[row]} is outside the "
+            f"tokenizer's {len(tokenizer)} words."
         )
     rows: list[tuple[int, str, list[int], list[int], list[int], list[int]]] = []
     for line_id, (start, stop) in enumerate(zip(found.offsets, found.offsets[1:], strict=False)):
@@ -169,12 +170,14 @@ def sentence_lengths(tokens: Sequence[str], sentencizer: Any) -> list[int]:
     words = ["UNK" if token == "[UNK]" else token for token in tokens]
     lengths = [len(sentence.text.strip().split(" ")) for sentence in sentencizer(" ".join(words)).sents]
     if sum(lengths) != len(tokens):
-        raise InputError(f"sentences of {sum(lengths)} pieces do not cover {len(tokens)} tokens: {' '.join(words)[:80]!r}.")
+        raise InputError(
+            f"sentences of {sum(lengths)} pieces do not cover {len(tokens)} tokens: {' '.join(words)[:80]!r}."
+        )
     return lengths
 
 
 def load_sentencizer() -> Any:
-    """spaCy's blank English pipeline with its rule sentencizer.
+    """SpaCy's blank English pipeline with its rule sentencizer.
 
     Raises:
         InputError: spaCy is not installed.

@@ -57,9 +57,7 @@ def line_vokens(row: dict[str, list[int] | None], level: str, top_k: int) -> lis
     return (row["vokens"] or [])[::top_k]
 
 
-def export_vokens(
-    shards: Iterable[pa.Table], keep: Iterable[bool], base: str, ids: Sequence[str], level: str
-) -> int:
+def export_vokens(shards: Iterable[pa.Table], keep: Iterable[bool], base: str, ids: Sequence[str], level: str) -> int:
     """Write BASE, BASE.ids and BASE.hdf5.
 
     Args:
@@ -102,7 +100,9 @@ def import_vokens(base: str, num_tokens: int) -> tuple[npt.NDArray[np.int32], li
     vokens = read_dataset(f"{base}.hdf5", "vokens")
     ids = files.read_text(f"{base}.ids").split("\n")[:-1]
     if len(vokens) != num_tokens:
-        raise InputError(f"{base + '.hdf5'!r} holds {len(vokens)} vokens for {num_tokens} tokens; they must be as many.")
+        raise InputError(
+            f"{base + '.hdf5'!r} holds {len(vokens)} vokens for {num_tokens} tokens; they must be as many."
+        )
     rows = np.where(vokens < 0, -vokens - 1, vokens)
     if len(rows) and rows.max() >= len(ids):
         at = int(np.flatnonzero(rows >= len(ids))[0])

@@ -1,4 +1,4 @@
-"""What the page of a vokenized corpus shows: confident sentences first, then the doubtful, then the images used most."""
+"""What the page of a vokenized corpus shows: confident sentences, doubtful ones, and the images used most."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def build_page(
     doubtful = shown[len(confident) :]
     lead = (
         f"{len(confident)} of {len(shown)} sentences ({share:.0%}) have an image scoring "
-        f"{config.confident_score:.2f} or more; only these are likely to fit. Point at a word, or tap it, to see its own image."
+        f"{config.confident_score:.2f} or more; only these are likely to "
+        "fit. Point at a word, or tap it, to see its own image."
     )
     least = doubtful[::-1][:LEAST_SHOWN]
     rest = doubtful[: max(0, len(doubtful) - len(least))]

@@ -23,7 +23,9 @@ def voken_info(table: pa.Table, where: str) -> dict[str, Any]:
     raw = (table.schema.metadata or {}).get(b"vokenray")
     info: dict[str, Any] = json.loads(raw) if raw else {}
     if info.get("schema") != SCHEMA_VERSION or not set(VOKEN_SCHEMA.names) <= set(table.column_names):
-        raise InputError(f"{where!r} is no voken shard of schema {SCHEMA_VERSION}; make it with jobs/vokenize_corpus.py.")
+        raise InputError(
+            f"{where!r} is no voken shard of schema {SCHEMA_VERSION}; make it with jobs/vokenize_corpus.py."
+        )
     return info
 
 

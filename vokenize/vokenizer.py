@@ -250,7 +250,9 @@ def vokenize_lines(
     lengths = [window_lengths(len(line or ()), config.window, config.window_policy) for line in lines]
     pieces = [[tuple(p) for p in cut(line or (), size)] for line, size in zip(lines, lengths, strict=True)]
     unique = list(dict.fromkeys(piece for line in pieces for piece in line))
-    found = dict(zip(unique, assign_vokens(unique, encoder, searcher, config.level, config.top_k, seconds), strict=True))
+    found = dict(
+        zip(unique, assign_vokens(unique, encoder, searcher, config.level, config.top_k, seconds), strict=True)
+    )
     columns: list[list[object]] = [[], [], [], [], [], []]
     for line_id, line, size in zip(line_ids, pieces, lengths, strict=True):
         parts = [found[piece] for piece in line]

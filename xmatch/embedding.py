@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +136,8 @@ class ImageFeatures(_ImageStep):
         return self._loaded
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._tower()(pixels)
+        features: torch.Tensor = self._tower()(pixels)
+        return features
 
     def _width(self) -> int:
         return self._tower().width
@@ -165,6 +166,6 @@ class EmbedTexts:
         return StepOutput(table, {"texts": len(table)}, no_quarantine())
 
 
-def _batches(rows: pa.Table, size: int) -> Iterator[list[dict[str, object]]]:
+def _batches(rows: pa.Table, size: int) -> Iterator[list[dict[str, Any]]]:
     for start in range(0, len(rows), size):
         yield rows.slice(start, size).to_pylist()

@@ -14,7 +14,7 @@ def test_the_python_example_runs_and_the_bear_is_found(monkeypatch, capsys) -> N
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     monkeypatch.chdir(ROOT)
     names: dict = {}
-    exec(code, names)  # noqa: S102 - it is our own README
+    exec(code, names)
     assert capsys.readouterr().out
     scores = names["images"] @ names["texts"].T
     assert np.argmax(scores[0]) == 0

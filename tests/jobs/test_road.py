@@ -36,7 +36,16 @@ def road(folder: Path, model: str, images: str) -> dict[str, list[str]]:
     return {
         "embed": ["--side", "image", "--model", model, "--images.root", images, "--images.set_name", "vg_toy"]
         + ["--rows_per_shard", "5", "--output", keys],
-        "tokenize_corpus": ["--corpus.path", corpus, "--tokenizer", model, "--lines_per_shard", "6", "--output", tokens],
+        "tokenize_corpus": [
+            "--corpus.path",
+            corpus,
+            "--tokenizer",
+            model,
+            "--lines_per_shard",
+            "6",
+            "--output",
+            tokens,
+        ],
         "vokenize_corpus": ["--tokens", tokens, "--keys", keys, "--model", model, "--output", vokens]
         + ["--vokenize.level", "both", "--vokenize.top_k", "2", "--vokenize.window", "32"],
     }
@@ -80,7 +89,9 @@ def test_a_rerun_does_nothing_and_changes_nothing(walked: Path, tiny_model: str,
     assert changed in ([], ["page.html"])
 
 
-def test_other_settings_are_refused_in_the_same_folder(walked: Path, tiny_model: str, image_folder: str, capsys) -> None:
+def test_other_settings_are_refused_in_the_same_folder(
+    walked: Path, tiny_model: str, image_folder: str, capsys
+) -> None:
     arguments = road(walked, tiny_model, image_folder)["vokenize_corpus"]
     assert vokenize_corpus.main([*arguments, "--vokenize.top_k", "3"]) == 2
     assert "another vokenize" in capsys.readouterr().err
@@ -94,7 +105,9 @@ def test_the_originals_files_are_exported(walked: Path) -> None:
     assert convert.main(["--what", "export_keys", "--keys", keys, *common]) == 0
     for what in ("export_vokens", "export_maria"):
         places = ["--tokens", tokens, "--vokens", vokens, "--keys", keys]
-        assert convert.main(["--what", what, *places, "--output", f"{out}/{what}", "--corpus_name", "train.pkl.txt"]) == 0
+        assert (
+            convert.main(["--what", what, *places, "--output", f"{out}/{what}", "--corpus_name", "train.pkl.txt"]) == 0
+        )
     token_lines = Path(out, "train.pkl.txt").read_text().splitlines()
     voken_lines = Path(out, "export_vokens", "train.pkl.txt.vg_toy.12").read_text().splitlines()
     assert [len(line.split()) for line in token_lines] == [len(line.split()) for line in voken_lines]

@@ -30,7 +30,9 @@ def arguments(folder: Path, images: str, *more: str) -> list[str]:
     names = [f"{letter}.jpg" for letter in "abcdefghijkl"]
     captions = karpathy_json(folder / "c.json", {"train": names[:9], "val": names[9:]})
     (folder / "small.yaml").write_text(SMALL)
-    data = [part for side in ("train", "valid") for part in (f"--{side}.captions", captions, f"--{side}.images", images)]
+    data = [
+        part for side in ("train", "valid") for part in (f"--{side}.captions", captions, f"--{side}.images", images)
+    ]
     return ["--config", str(folder / "small.yaml"), *data, "--output", str(folder / "out"), *more]
 
 
@@ -50,7 +52,9 @@ def test_a_run_leaves_a_model_checkpoints_and_a_record(ray_here, tmp_path: Path,
 def test_going_on_after_a_stop_gives_the_undisturbed_curve(ray_here, tmp_path: Path, image_folder: str) -> None:
     extra = ("--augment", "flip", "--loss.name", "info_nce")
     assert train_xmatch.main(arguments(tmp_path / "whole", image_folder, *extra)) == 0
-    assert train_xmatch.main(arguments(tmp_path / "parts", image_folder, *extra, "--trainer.stop_after_epochs", "1")) == 0
+    assert (
+        train_xmatch.main(arguments(tmp_path / "parts", image_folder, *extra, "--trainer.stop_after_epochs", "1")) == 0
+    )
     assert train_xmatch.main(arguments(tmp_path / "parts", image_folder, *extra)) == 0
     curves = []
     for name in ("whole", "parts"):

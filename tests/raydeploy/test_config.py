@@ -91,7 +91,9 @@ def test_the_hash_does_not_depend_on_order() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["embed", "tokenize_corpus", "vokenize_corpus", "train_xmatch", "eval_retrieval", "convert"])
+@pytest.mark.parametrize(
+    "job", ["embed", "tokenize_corpus", "vokenize_corpus", "train_xmatch", "eval_retrieval", "convert"]
+)
 def test_help_explains_every_field(job: str) -> None:
     done = subprocess.run(
         [sys.executable, f"jobs/{job}.py", "--help"],

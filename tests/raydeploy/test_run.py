@@ -39,7 +39,13 @@ def body(config: Settings, run: Run) -> Report:
 
 def run(*argv: str) -> int:
     return run_job(
-        "toy", Settings, plan=lambda c: Plan([("things", "2")]), body=body, description="A toy.", argv=argv, uses_ray=False
+        "toy",
+        Settings,
+        plan=lambda c: Plan([("things", "2")]),
+        body=body,
+        description="A toy.",
+        argv=argv,
+        uses_ray=False,
     )
 
 

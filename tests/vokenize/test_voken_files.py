@@ -38,7 +38,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path, tokenizer) -> None:
     with pytest.raises(InputError, match="line 2: 6 vokens for 8 places"):
         check_vokens(longer, vokens, "v.parquet")
     place = vokens.schema.get_field_index("vokens")
-    wild = vokens.set_column(place, vokens.schema.field(place), pa.array([[99] * 4, None, [0] * 6], pa.list_(pa.int32())))
+    wild = vokens.set_column(
+        place, vokens.schema.field(place), pa.array([[99] * 4, None, [0] * 6], pa.list_(pa.int32()))
+    )
     with pytest.raises(InputError, match="leaves the key bank of 8"):
         check_vokens(tokens, wild, "v.parquet")
     files.write_parquet(str(tmp_path / "t.parquet"), tokens)

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_encoder import KEYS, StubEncoder, WithSpecials, golden_bank
 
-from vokenize.vokenizer import VOKEN_SCHEMA, VokenizeConfig, VokenizeShard, assign_vokens, check_vocabulary, vokenize_lines
+from vokenize.vokenizer import (
+    VOKEN_SCHEMA,
+    VokenizeConfig,
+    VokenizeShard,
+    assign_vokens,
+    check_vocabulary,
+    vokenize_lines,
+)
 from xmatch.data.vectors import make_vectors, write_vectors
 from xmatch.errors import InputError
 from xmatch.search import build_searcher

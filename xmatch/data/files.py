@@ -205,7 +205,9 @@ def read_parquet(path: str) -> pa.Table:
     except FileNotFoundError as error:
         raise InputError(f"{path!r} does not exist; expected a Parquet file there.") from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path!r} is not a whole Parquet file: {error}. It may be truncated; make it again.") from error
+        raise InputError(
+            f"{path!r} is not a whole Parquet file: {error}. It may be truncated; make it again."
+        ) from error
 
 
 def write_parquet(path: str, table: pa.Table) -> None:

@@ -89,7 +89,7 @@ def image_path(set_name: str, image_id: str, root: str) -> str:
 
 
 def lxmert_image_path(image_id: str, root: str) -> str:
-    """Path of a LXMERT caption's image below `root`: by the set's rule, or flat when the rule's folders are not there."""
+    """Path of a LXMERT caption's image below `root`: by the set's rule, or flat where the rule's folders are not."""
     flat = files.join(root, f"{image_id}.jpg")
     ruled = image_path("coco" if "COCO" in image_id else "vg", image_id, root)
     return flat if files.exists(flat) else ruled
@@ -124,12 +124,14 @@ def _names(source: ImageSource) -> list[str]:
         names = [path.rsplit("/", 1)[-1] for path in files.list_files(source.root)]
         names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
-        raise InputError(f"no images in {source.ids_file or source.root!r}; expected {', '.join(IMAGE_SUFFIXES)} files.")
+        raise InputError(
+            f"no images in {source.ids_file or source.root!r}; expected {', '.join(IMAGE_SUFFIXES)} files."
+        )
     return names[: source.max_images]
 
 
 class ImageReader:
-    """Reads a shard of an image set as rows of (id, uri, bytes); bytes are null where the image is read from its uri."""
+    """Reads a shard of an image set as rows of (id, uri, bytes); null bytes: the image is read from its uri."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source
@@ -154,7 +156,9 @@ class ImageReader:
     def _table(self, rows: list[tuple[str, str | None, bytes | None]]) -> pa.Table:
         ids = [universal_id(self.source.set_name, name) for name, _, _ in rows]
         columns = [pa.array(ids), pa.array([row[1] for row in rows]), pa.array([row[2] for row in rows], pa.binary())]
-        return pa.table([column.cast(f.type) for column, f in zip(columns, LISTING_SCHEMA, strict=True)], LISTING_SCHEMA)
+        return pa.table(
+            [column.cast(f.type) for column, f in zip(columns, LISTING_SCHEMA, strict=True)], LISTING_SCHEMA
+        )
 
 
 def read_tar(path: str) -> Iterator[tuple[str, str, bytes]]:

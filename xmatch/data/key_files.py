@@ -58,8 +58,8 @@ def import_keys(folder: str, set_name: str) -> pa.Table:
     paths = _lines(path_file) if os.path.exists(path_file) else list(ids)  # as the original does
     if not len(keys) == len(ids) == len(paths):
         raise InputError(
-            f"{folder!r}, set {set_name!r}: {len(keys)} keys, {len(ids)} ids and {len(paths)} paths; row i of all three "
-            "must belong together. Extract the keys again."
+            f"{folder!r}, set {set_name!r}: {len(keys)} keys, {len(ids)} ids and {len(paths)} paths; row i of all "
+            "three must belong together. Extract the keys again."
         )
     return make_vectors([universal_id(set_name, name) for name in ids], keys, uris=paths)
 

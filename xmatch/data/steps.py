@@ -36,13 +36,17 @@ class StepOutput(NamedTuple):
 class Reader(Protocol):
     """Reads one shard as one Arrow table."""
 
-    def __call__(self, shard: Shard) -> pa.Table: ...
+    def __call__(self, shard: Shard) -> pa.Table:
+        """All rows of the shard."""
+        ...
 
 
 class Step(Protocol):
     """Turns the rows of one shard into its output."""
 
-    def __call__(self, shard_id: str, rows: pa.Table) -> StepOutput: ...
+    def __call__(self, shard_id: str, rows: pa.Table) -> StepOutput:
+        """The output of the shard with these rows."""
+        ...
 
 
 def quarantine_table(rows: Sequence[tuple[str, str, str]] = ()) -> pa.Table:

@@ -49,7 +49,7 @@ def plan_line_shards(source: LineSource, lines_per_shard: int) -> list[Shard]:
         raise InputError("no text file is given; name one, such as --corpus.path FILE.")
     if lines_per_shard < 1:
         raise InputError(f"lines_per_shard must be at least 1, got {lines_per_shard}.")
-    shards = []
+    shards: list[Shard] = []
     first_line = 0
     for start, stop, count in _cuts(source, lines_per_shard):
         shards.append(Shard(shard_name(len(shards)), f"{source.path}@{first_line}", start, stop))

@@ -90,7 +90,8 @@ def matrix(table: pa.Table, column: str = "vector") -> npt.NDArray[np.floating]:
     array = chunked.combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], chunked.type)
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    rows: npt.NDArray[np.floating] = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return rows
 
 
 def check_vectors(table: pa.Table, where: str) -> None:
@@ -108,7 +109,9 @@ def check_vectors(table: pa.Table, where: str) -> None:
     if table.column("vector").null_count or table.column("id").null_count:
         raise InputError(f"{where!r}: 'id' and 'vector' must not be null.")
     counts = table.column("id").value_counts()
-    repeated = [row["values"].as_py() for row in counts if row["counts"].as_py() > 1][:3] if len(counts) < len(table) else []
+    repeated = (
+        [row["values"].as_py() for row in counts if row["counts"].as_py() > 1][:3] if len(counts) < len(table) else []
+    )
     if repeated:
         raise InputError(f"{where!r}: ids must be unique, but {', '.join(map(repr, repeated))} repeat.")
 

@@ -74,8 +74,12 @@ def ranks_of(scores: npt.NDArray[np.floating], targets: npt.NDArray[np.int64]) -
 def _check(images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32], caption_image: Ranks) -> None:
     if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
         raise InputError(f"images {images.shape} and texts {texts.shape} must be matrices of one width.")
-    if len(caption_image) != len(texts) or (len(texts) and not 0 <= caption_image.min() <= caption_image.max() < len(images)):
-        raise InputError(f"caption_image must give each of {len(texts)} captions the row of one of {len(images)} images.")
+    if len(caption_image) != len(texts) or (
+        len(texts) and not 0 <= caption_image.min() <= caption_image.max() < len(images)
+    ):
+        raise InputError(
+            f"caption_image must give each of {len(texts)} captions the row of one of {len(images)} images."
+        )
     without = np.setdiff1d(np.arange(len(images)), caption_image)
     if len(without):
         raise InputError(f"image {without[0]} has no caption ({len(without)} of {len(images)} have none).")

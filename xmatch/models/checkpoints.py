@@ -41,7 +41,8 @@ def resolve(folder_or_hub_name: str) -> str:
     if looks_local:
         raise InputError(f"model folder {folder_or_hub_name!r} does not exist; give a saved dual encoder's folder.")
     try:
-        return snapshot_download(folder_or_hub_name)
+        found: str = snapshot_download(folder_or_hub_name)
+        return found
     except Exception as error:
         raise InputError(
             f"{folder_or_hub_name!r} is no local folder, and the hub does not give it: {str(error).splitlines()[0]}"
@@ -149,7 +150,11 @@ def require_same_keys(state: Mapping[str, torch.Tensor], own: Mapping[str, torch
         InputError: they differ; lists the first of each kind.
     """
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    shapes = [f"{n}: {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in own if n in state and state[n].shape != own[n].shape]
+    shapes = [
+        f"{n}: {tuple(state[n].shape)} for {tuple(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
     if missing or unexpected or shapes:
         raise InputError(
             f"{where!r} does not fit the model: {len(missing)} weights missing {missing[:3]}, {len(unexpected)} "

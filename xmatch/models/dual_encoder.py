@@ -178,7 +178,9 @@ class DualEncoder(nn.Module):
                     max_length=self.config.text.max_len,
                     return_tensors="pt",
                 ).to(self.device)
-                outputs.append(self.embed_sentences(encoded["input_ids"], encoded["attention_mask"]).float().cpu().numpy())
+                outputs.append(
+                    self.embed_sentences(encoded["input_ids"], encoded["attention_mask"]).float().cpu().numpy()
+                )
         return np.concatenate(outputs)
 
     def encode_images(

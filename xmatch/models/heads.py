@@ -107,4 +107,5 @@ def build_head(width: int, dim: int, config: HeadConfig) -> nn.Module:
 
 def normalise(vectors: torch.Tensor) -> torch.Tensor:
     """Vectors (..., D) divided by their L2 norm; a zero vector stays zero (the original gives NaN)."""
-    return vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
+    norms: torch.Tensor = vectors.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
+    return vectors / norms

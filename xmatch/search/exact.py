@@ -117,4 +117,5 @@ def exact_scores(queries: Float32, keys: Float32) -> Float32:
     The sum runs over the width in a fixed order for each pair, so a score does not depend on its neighbours.
     """
     products = queries[:, None, :].astype(np.float64) * keys
-    return products.sum(-1).astype(np.float32)
+    scores: Float32 = products.sum(-1).astype(np.float32)
+    return scores

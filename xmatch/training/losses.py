@@ -113,9 +113,7 @@ def sentence_batchwise_hinge(
     return (terms * others).sum() / others.sum().clamp_min(1.0)
 
 
-def hardest_triplet(
-    text: torch.Tensor, image: torch.Tensor, margin: float, same_image: torch.Tensor
-) -> torch.Tensor:
+def hardest_triplet(text: torch.Tensor, image: torch.Tensor, margin: float, same_image: torch.Tensor) -> torch.Tensor:
     """Hinge against the hardest negative of the batch in each direction (VSE++, equation 6), mean over pairs.
 
     Args:

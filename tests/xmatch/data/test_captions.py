@@ -25,7 +25,9 @@ def test_lxmert_captions_have_uids_and_skip_images_without_the_source(tmp_path: 
     name = "COCO_val2014_000000000042"
     (folder / f"{name}.jpg").write_bytes(b"")
     path = tmp_path / "mscoco_minival.json"
-    path.write_text(json.dumps([{"img_id": name, "sentf": {"mscoco": ["x", "y"]}}, {"img_id": "7", "sentf": {"vg": []}}]))
+    path.write_text(
+        json.dumps([{"img_id": name, "sentf": {"mscoco": ["x", "y"]}}, {"img_id": "7", "sentf": {"vg": []}}])
+    )
     found = read_captions(str(path), str(tmp_path), "any")
     assert found.caption_ids == [f"{name}:mscoco:0", f"{name}:mscoco:1"]
     assert found.image_ids == [name]

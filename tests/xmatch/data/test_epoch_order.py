@@ -9,9 +9,7 @@ from xmatch.data.epoch_order import NO_SAMPLE, epoch_indices
 
 
 def all_workers(num_samples: int, world_size: int, **kwargs) -> list[np.ndarray]:
-    return [
-        epoch_indices(num_samples, worker_rank=rank, world_size=world_size, **kwargs) for rank in range(world_size)
-    ]
+    return [epoch_indices(num_samples, worker_rank=rank, world_size=world_size, **kwargs) for rank in range(world_size)]
 
 
 @given(n=st.integers(0, 200), world=st.integers(1, 5), batch=st.integers(1, 40), epoch=st.integers(0, 3))

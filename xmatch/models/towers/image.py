@@ -20,6 +20,9 @@ from xmatch.errors import InputError
 STEM_NAMES = ("conv1", "layer1")
 """Parts that the original keeps frozen when it fine-tunes a ResNet (Vokenization, `--visn-finetune`)."""
 
+RANDOM_WEIGHTS_SEED = 9595
+"""Random towers are equal in every process, so that features computed in one fit the model built in another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTowerConfig:
@@ -31,7 +34,7 @@ class ImageTowerConfig:
     name: str = "resnext101_32x8d.tv_in1k"
     """timm model name, or a local folder with a timm model."""
     weights: str = "pretrained"
-    """`pretrained` (from the hub), `none` (random), or the path of a state dict (.pth or .safetensors)."""
+    """`pretrained` (from the hub), `none` (random, from a fixed seed), or a state dict's path (.pth, .safetensors)."""
     stages: int = 0
     """0: the pooled final features. n: the pooled outputs of the last n stages beside them."""
     trainable: Literal["none", "all_but_stem", "all"] = "none"
@@ -117,7 +120,9 @@ class ImageTower(nn.Module):
 def _build(config: ImageTowerConfig) -> Any:
     name = f"local-dir:{config.name}" if os.path.isdir(config.name) else config.name
     try:
-        backbone: Any = timm.create_model(name, pretrained=config.weights == "pretrained", scriptable=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_WEIGHTS_SEED)
+            backbone: Any = timm.create_model(name, pretrained=config.weights == "pretrained", scriptable=False)
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
             f"cannot make the image tower {config.name!r} with weights {config.weights!r}: {error}. Give a timm model "

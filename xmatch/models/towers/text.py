@@ -142,7 +142,9 @@ def _build(config: TextTowerConfig, architecture: PretrainedConfig | None, load:
             extra = {"add_pooling_layer": False} if AutoConfig.from_pretrained(config.name).model_type == "bert" else {}
             return AutoModel.from_pretrained(config.name, **extra)
         found = AutoConfig.from_pretrained(config.name)
-        return BertModel(found, add_pooling_layer=False) if isinstance(found, BertConfig) else AutoModel.from_config(found)
+        return (
+            BertModel(found, add_pooling_layer=False) if isinstance(found, BertConfig) else AutoModel.from_config(found)
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot load the text tower {config.name!r}: {str(error).splitlines()[0]} Give a hub name that can be "
