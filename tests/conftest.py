@@ -15,6 +15,8 @@ os.environ |= {
 }
 
 import pytest
+
+import raydeploy  # noqa: F401 - sets Ray's environment before any test imports ray
 from small_models import CAPTIONS, make_images, save_tiny_model, tiny_vocabulary
 
 

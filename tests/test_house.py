@@ -69,4 +69,4 @@ def test_the_examples_are_small_and_every_photo_is_attributed() -> None:
     assert files == set(photos)
     assert all(row["credit"] and row["license_url"] and row["link"] for row in photos.values())
     size = sum(path.stat().st_size for path in (ROOT / "examples").rglob("*") if path.is_file())
-    assert size <= 16 * 2**20
+    assert size <= 16 * 10**6
