@@ -22,7 +22,7 @@ class PageConfig:
     """Write page.html beside the vokens."""
     max_lines: int = 400
     """Lines shown, from the beginning of the corpus."""
-    confident_score: float = 0.5
+    confident_score: float = 0.55
     """Score of the best image from which a sentence counts as confident."""
     credits: str = ""
     """JSON file with a list of {file_name, credit, link}, for the photos' attribution."""

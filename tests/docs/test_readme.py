@@ -10,7 +10,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_python_example_runs_and_the_bear_is_found(monkeypatch, capsys) -> None:
+def test_the_python_example_runs_and_the_skier_is_found(monkeypatch, capsys) -> None:
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     monkeypatch.chdir(ROOT)
     names: dict = {}

@@ -40,7 +40,11 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
     command = [RAY, "start", "--head", "--block", "--num-cpus=3", "--object-store-memory=200000000"]
     command += [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    command += [f"--metrics-export-port={metrics}", f"--temp-dir={tempfile.mkdtemp(prefix='r')}", "--disable-usage-stats"]
+    command += [
+        f"--metrics-export-port={metrics}",
+        f"--temp-dir={tempfile.mkdtemp(prefix='r')}",
+        "--disable-usage-stats",
+    ]
     head = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{dashboard}"
     try:
