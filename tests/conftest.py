@@ -15,9 +15,9 @@ os.environ |= {
 }
 
 import pytest
+from small_models import CAPTIONS, make_images, save_tiny_model, tiny_vocabulary
 
 import raydeploy  # noqa: F401 - sets Ray's environment before any test imports ray
-from small_models import CAPTIONS, make_images, save_tiny_model, tiny_vocabulary
 
 
 @pytest.fixture(scope="session")
