@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help install install-dev demo test test-all check format matcher clean
@@ -17,7 +17,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.python setup.cfg pyproject.toml constraints.txt
-	@echo "Installing into $(VENV): about 2.5 GB to download, 6 GB on disk (the index has torch for Linux with CUDA only)."
+	@echo "Installing into $(VENV): about 2.5 GB to download, 6 GB on disk (the index has torch for Linux with CUDA only). This takes minutes."
 	@$(PIP) -e ".[cpu]"
 	@touch $@
 
