@@ -220,10 +220,15 @@ def check_output(output: str) -> None:
             f"output {output!r} is relative, but a submitted job runs in a temporary copy of the project, which is "
             "deleted afterwards. Give an absolute path on shared storage, or a URI such as s3://bucket/run."
         )
+    if files.is_uri(output):
+        return
+    folders = (files.join(output, "run"), output)
+    made = [folder for folder in folders if not os.path.isdir(folder)]
     probe = files.join(output, "run", ".probe")
-    if not files.is_uri(output):
-        files.write_bytes(probe, b"")
-        os.unlink(probe)
+    files.write_bytes(probe, b"")
+    os.unlink(probe)
+    for folder in made:  # a run that is refused later leaves nothing behind
+        os.rmdir(folder)
 
 
 def show_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:

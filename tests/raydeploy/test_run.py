@@ -70,7 +70,7 @@ def test_exit_codes_tell_input_from_defect(tmp_path: Path, capsys, fail: str, co
 
 def test_a_plan_starts_nothing(tmp_path: Path, capsys) -> None:
     assert run("--output", str(tmp_path / "o"), "--plan") == 0
-    assert not (tmp_path / "o" / "run" / "config.yaml").exists()
+    assert not (tmp_path / "o").exists()
     assert "things" in capsys.readouterr().out
 
 
