@@ -22,7 +22,7 @@ class PageConfig:
     """Write page.html beside the vokens."""
     max_lines: int = 400
     """Lines shown, from the beginning of the corpus."""
-    confident_score: float = 0.55
+    confident_score: float = 0.5
     """Score of the best image from which a sentence counts as confident."""
     credits: str = ""
     """JSON file with a list of {file_name, credit, link}, for the photos' attribution."""
@@ -90,8 +90,8 @@ def build_page(
     doubtful = shown[len(confident) :]
     lead = (
         f"{len(confident)} of {len(shown)} sentences ({share:.0%}) have an image scoring "
-        f"{config.confident_score:.2f} or more; only these are likely to "
-        "fit. Point at a word, or tap it, to see its own image."
+        f"{config.confident_score:.2f} or more; images for the rest are mostly "
+        "arbitrary. Point at a word, or tap it, to see its own image."
     )
     least = doubtful[::-1][:LEAST_SHOWN]
     rest = doubtful[: max(0, len(doubtful) - len(least))]
