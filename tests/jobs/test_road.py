@@ -196,3 +196,46 @@ def test_a_killed_driver_goes_on_where_it_was(walked: Path, tmp_path: Path, tiny
     here, there = tree(str(tmp_path / "v")), tree(str(walked / "vokens"))
     here.pop("page.html"), there.pop("page.html")
     assert here == there
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below `pid`, from /proc."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found = [pid]
+    for other in found:
+        found += [child for child, parent in parents.items() if parent == other]
+    return found[1:]
+
+
+def actor_of(pid: int) -> int | None:
+    """The process of the driver's actor that vokenizes, once there is one."""
+    for child in descendants(pid):
+        try:
+            if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"ray::MapWorker"):
+                return child
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return None
+
+
+@pytest.mark.slow
+def test_a_killed_actor_changes_nothing(walked: Path, tmp_path: Path, tiny_model: str, image_folder: str) -> None:
+    arguments = road(walked, tiny_model, image_folder)["vokenize_corpus"]
+    arguments[arguments.index("--output") + 1] = str(tmp_path / "v")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    process = subprocess.Popen([sys.executable, "jobs/vokenize_corpus.py", *arguments], env=environment)
+    victim = None
+    while victim is None and process.poll() is None:
+        time.sleep(0.02)
+        victim = actor_of(process.pid)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    assert process.wait(240) == 0
+    here, there = tree(str(tmp_path / "v")), tree(str(walked / "vokens"))
+    here.pop("page.html"), there.pop("page.html")
+    assert here == there
