@@ -1,4 +1,7 @@
-"""A saved dual encoder: config.json, text_config.json, model.safetensors and the tokenizer's files in one folder."""
+"""A saved dual encoder: config.json, text_config.json, model.safetensors and the tokenizer's files in one folder.
+
+A tower of transformers has its own configuration beside it: text_config.json, image_config.json.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,11 +26,19 @@ from xmatch.errors import InputError
 from xmatch.models.towers.image import ImageTowerConfig
 
 CONFIG, WEIGHTS, ARCHITECTURE = "config.json", "model.safetensors", "text_config.json"
+IMAGE_ARCHITECTURE = "image_config.json"
 FORMAT_VERSION = 1
 T = TypeVar("T")
 
 
-def resolve(folder_or_hub_name: str) -> str:
+class Architectures(NamedTuple):
+    """The configurations of towers that transformers made; None for others."""
+
+    text: PretrainedConfig | None
+    image: PretrainedConfig | None
+
+
+def resolve(folder_or_hub_name: str, **hub: Any) -> str:
     """A local folder as it is, or the local copy of a hub repository.
 
     Raises:
@@ -41,7 +52,7 @@ def resolve(folder_or_hub_name: str) -> str:
     if looks_local:
         raise InputError(f"model folder {folder_or_hub_name!r} does not exist; give a saved dual encoder's folder.")
     try:
-        found: str = snapshot_download(folder_or_hub_name)
+        found: str = snapshot_download(folder_or_hub_name, **hub)
         return found
     except Exception as error:
         raise InputError(
@@ -59,7 +70,7 @@ def save(
     config: Any,
     state: Mapping[str, torch.Tensor],
     tokenizer: PreTrainedTokenizerBase,
-    architecture: PretrainedConfig,
+    architectures: Architectures,
     dtype: str,
     card: str,
 ) -> None:
@@ -68,7 +79,9 @@ def save(
     kind = {"float32": torch.float32, "float16": torch.float16}[dtype]
     settings = {"format": FORMAT_VERSION, **dataclasses.asdict(config)}
     files.write_json(os.path.join(folder, CONFIG), settings)
-    files.write_json(os.path.join(folder, ARCHITECTURE), architecture.to_dict())
+    for name, architecture in ((ARCHITECTURE, architectures.text), (IMAGE_ARCHITECTURE, architectures.image)):
+        if architecture is not None:
+            files.write_json(os.path.join(folder, name), architecture.to_dict())
     tokenizer.save_pretrained(folder)
     if card:
         Path(folder, "README.md").write_text(card, encoding="utf-8")
@@ -120,9 +133,15 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def read_architecture(folder: str) -> PretrainedConfig:
-    """The text encoder's own configuration saved in a folder."""
-    values = files.read_json(os.path.join(folder, ARCHITECTURE))
+def read_architectures(folder: str) -> Architectures:
+    """The towers' own configurations saved in a folder."""
+    return Architectures(*(_read_architecture(os.path.join(folder, n)) for n in (ARCHITECTURE, IMAGE_ARCHITECTURE)))
+
+
+def _read_architecture(path: str) -> PretrainedConfig | None:
+    if not os.path.exists(path):
+        return None
+    values = files.read_json(path)
     architecture: PretrainedConfig = AutoConfig.for_model(values.pop("model_type"), **values)
     return architecture
 
@@ -166,7 +185,7 @@ def model_hash(folder: str) -> str:
     """SHA-256 over the files that decide what a saved model computes."""
     folder = resolve(folder)
     digest = hashlib.sha256()
-    for name in (CONFIG, ARCHITECTURE, WEIGHTS, "tokenizer.json"):
+    for name in (CONFIG, ARCHITECTURE, IMAGE_ARCHITECTURE, WEIGHTS, "tokenizer.json"):
         path = os.path.join(folder, name)
         digest.update(json.dumps([name, files.sha256(path) if os.path.exists(path) else None]).encode())
     return digest.hexdigest()

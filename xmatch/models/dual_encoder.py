@@ -1,15 +1,17 @@
-"""The dual encoder: image tower and text tower with heads into one space of unit vectors."""
+"""The dual encoder: image tower and text tower with heads and poolings into one space of unit vectors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -18,18 +20,26 @@ from xmatch.data.decode import decode_rgb
 from xmatch.errors import InputError
 from xmatch.models import checkpoints
 from xmatch.models.heads import HeadConfig, build_head, normalise
+from xmatch.models.pooling import build_pooling, pool
 from xmatch.models.towers.image import ImageTower, ImageTowerConfig
 from xmatch.models.towers.text import TextTower, TextTowerConfig
+from xmatch.models.tokenize import tokenize
+
+Pooling = Literal["mean", "max", "kmax", "gpo", "attention", "cls", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DualEncoderConfig:
-    """Towers, heads and the shared space; the defaults are Vokenization's published model."""
+    """Towers, heads, poolings and the shared space; the defaults are Vokenization's published model."""
 
     dim: int = 64
     """Width of the shared space."""
-    pooling: Literal["cls", "mean"] = "cls"
-    """How a sentence is made of its positions: [CLS] (Maria), or the mean over its tokens, special tokens included."""
+    pooling: Pooling = "cls"
+    """How a sentence is made of its positions, special tokens included: `cls` the first (Maria), `last` the last real
+    one (CLIP, VSE++), `gpo` the generalized pooling operator (VSE-infinity), `mean`, `max`, `kmax` (the 20 largest
+    values of each dimension) or `attention`."""
+    image_pooling: Pooling = "mean"
+    """How an image is made of its regions or grid cells, where the image tower gives such."""
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     """The image tower."""
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
@@ -40,14 +50,18 @@ class DualEncoderConfig:
     """From text features to the shared space."""
     logit_scale: float = 14.2857
     """Starting factor from scores to logits (1 / temperature); learnt by losses that use it."""
+    logit_bias: float = 0.0
+    """Starting offset of the logits; learnt by the sigmoid loss (SigLIP starts at -10)."""
     scale_features: bool = False
     """Standardise image features by their mean and deviation over the training images."""
+    padding_in_batch_norm: bool = False
+    """Let padded regions count in the image head's batch statistics, as VSE-infinity does."""
 
 
-class DualEncoder(nn.Module):
+class DualEncoder(nn.Module, ModelHubMixin, library_name="vokenray", tags=["image-text-retrieval"]):
     """Images and texts to unit vectors whose inner product is the score of a pair.
 
-    Shapes: B batch, L tokens, C features, D the shared space.
+    Shapes: B batch, K regions or cells, L tokens, C features, D the shared space.
     """
 
     def __init__(
@@ -62,7 +76,10 @@ class DualEncoder(nn.Module):
         self.image_tower, self.text_tower = image_tower, text_tower
         self.image_head = build_head(image_tower.width, config.dim, config.image_head)
         self.text_head = build_head(text_tower.width, config.dim, config.text_head)
+        self.image_pool = build_pooling(config.image_pooling if image_tower.gives_sets else "cls", config.dim)
+        self.text_pool = build_pooling(config.pooling, config.dim)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale)))
+        self.logit_bias = nn.Parameter(torch.tensor(float(config.logit_bias)))
         self.feature_mean: torch.Tensor
         self.feature_std: torch.Tensor
         self.register_buffer("feature_mean", torch.zeros(image_tower.width))
@@ -75,36 +92,59 @@ class DualEncoder(nn.Module):
         return cls(config, tokenizer, ImageTower(config.image), text)
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_name: str) -> DualEncoder:
+    def from_pretrained(cls, folder_or_hub_name: str | Path, **hub: Any) -> DualEncoder:
         """A saved model, in eval mode, float32, on the CPU.
 
         Args:
             folder_or_hub_name: a folder written by `save_pretrained`, or the name of a hub repository with its files.
+            hub: `revision`, `cache_dir`, `token` and so on, for a hub repository.
 
         Raises:
             InputError: it is not there, or is not such a model.
         """
-        folder = checkpoints.resolve(folder_or_hub_name)
+        folder = checkpoints.resolve(str(folder_or_hub_name), **hub)
         settings = checkpoints.read_config(folder, DualEncoderConfig)
+        architectures = checkpoints.read_architectures(folder)
+        image = ImageTower(checkpoints.without_weights(settings.image), architecture=architectures.image)
         tokenizer = checkpoints.read_tokenizer(folder)
-        architecture: PretrainedConfig = checkpoints.read_architecture(folder)
-        image = ImageTower(checkpoints.without_weights(settings.image))
-        text = TextTower(settings.text, architecture=architecture, load_weights=False)
+        text = TextTower(settings.text, architecture=architectures.text, load_weights=False, vocab_size=len(tokenizer))
         model = cls(settings, tokenizer, image, text)
         model.load_weights(folder)
         return model.eval()
 
-    def save_pretrained(self, folder: str, *, dtype: Literal["float32", "float16"] = "float32", card: str = "") -> None:
+    def save_pretrained(  # type: ignore[override]
+        self,
+        folder: str | Path,
+        *,
+        dtype: Literal["float32", "float16"] = "float32",
+        card: str = "",
+        config: Any = None,
+        model_card_kwargs: Any = None,
+    ) -> None:
         """Write config, weights and tokenizer into a folder that needs nothing else, on any machine.
 
         Args:
             folder: created if absent.
             dtype: number format of the stored weights; they are float32 again when loaded.
             card: text of the model card, README.md; none is written when empty.
+            config: what `push_to_hub` hands over; the model's own is written.
+            model_card_kwargs: values for the card that `push_to_hub` writes.
         """
-        architecture = self.text_tower.backbone.config
-        config = replace(self.config, image=checkpoints.without_weights(self.config.image))
-        checkpoints.save(folder, config, self.state_dict(), self.tokenizer, architecture, dtype, card)
+        if model_card_kwargs is not None and not card:
+            card = str(self.generate_model_card(**model_card_kwargs))
+        own = replace(self.config, image=checkpoints.without_weights(self.config.image))
+        architectures = checkpoints.Architectures(_architecture(self.text_tower), _architecture(self.image_tower))
+        checkpoints.save(str(folder), own, self.state_dict(), self.tokenizer, architectures, dtype, card)
+
+    def generate_model_card(self, *_: Any, **more: str) -> ModelCard:
+        """A card that says what the model is and how to load it."""
+        facts = "".join(f"- {name}: {value}\n" for name, value in more.items())
+        return ModelCard(
+            "---\nlibrary_name: vokenray\ntags: [image-text-retrieval]\n---\n# Dual encoder\n\n"
+            f"Image tower `{self.config.image.name}`, text tower `{self.config.text.name or self.config.text.kind}`, "
+            f"{self.config.dim} dimensions.\n{facts}\n"
+            "```python\nfrom xmatch import DualEncoder\nmodel = DualEncoder.from_pretrained(FOLDER_OR_HUB_NAME)\n```\n"
+        )
 
     def load_weights(self, folder: str) -> None:
         """Read weights written by `save_pretrained` into this model; strict, with a readable difference."""
@@ -117,17 +157,38 @@ class DualEncoder(nn.Module):
             self.feature_std.copy_(std.clamp_min(1e-5))
 
     def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) pixels to (B, C) features before the head."""
+        """(B, 3, H, W) pixels to features before the head, (B, C) or (B, K, C)."""
         features: torch.Tensor = self.image_tower(pixels)
         return features
 
-    def image_embeddings_from_features(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, C) features to (B, D) unit embeddings."""
-        return normalise(self.image_head((features - self.feature_mean) / self.feature_std))
+    def image_embeddings_from_features(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Features to unit embeddings.
 
-    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) pixels to (B, D) unit embeddings."""
-        return self.image_embeddings_from_features(self.image_features(pixels))
+        Args:
+            features: (B, C), or (B, K, C) of a set of regions or cells.
+            mask: (B, K) bool, true for real members; None: all are.
+
+        Returns:
+            (B, D) unit embeddings.
+        """
+        scaled = (features - self.feature_mean) / self.feature_std
+        if scaled.ndim == 2:
+            return normalise(self.image_head(scaled))
+        if mask is None:
+            mask = torch.ones(scaled.shape[:2], dtype=torch.bool, device=scaled.device)
+        return normalise(pool(self.image_pool, self._project(scaled, mask), mask))
+
+    def _project(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The image head on real members alone; zeros on padding."""
+        if self.config.padding_in_batch_norm or bool(mask.all()):
+            projected: torch.Tensor = self.image_head(features)
+            return projected
+        rows = self.image_head(features[mask])
+        return rows.new_zeros((*mask.shape, rows.shape[-1])).index_put((mask,), rows)
+
+    def embed_images(self, pixels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, 3, H, W) pixels, and which grid cells count, to (B, D) unit embeddings."""
+        return self.image_embeddings_from_features(self.image_features(pixels), mask)
 
     def embed_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, L) ids and mask to (B, L, D): a unit embedding at every position, special tokens included."""
@@ -135,22 +196,19 @@ class DualEncoder(nn.Module):
 
     def embed_sentences(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, L) ids and mask to (B, D) unit sentence embeddings."""
-        return self.embed_text_both(input_ids, attention_mask)[1]
+        projected = self.text_head(self.text_tower(input_ids, attention_mask))
+        return normalise(pool(self.text_pool, projected, attention_mask.bool()))
 
     def embed_text_both(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token embeddings (B, L, D) and sentence embeddings (B, D) from one pass of the text tower.
 
-        A sentence is pooled from what the head gives at each position, before normalisation: with `cls`, position 0,
-        which equals Maria's head on the [CLS] features; with `mean`, the mean over real positions.
+        A sentence is pooled from what the head gives at each position, before normalisation; with `cls` this equals
+        Maria's head on the [CLS] features.
         """
         projected = self.text_head(self.text_tower(input_ids, attention_mask))
-        if self.config.pooling == "cls":
-            return normalise(projected), normalise(projected[:, 0])
-        weights = attention_mask.to(projected.dtype)[..., None]
-        pooled = (projected * weights).sum(1) / weights.sum(1).clamp_min(1.0)
-        return normalise(projected), normalise(pooled)
+        return normalise(projected), normalise(pool(self.text_pool, projected, attention_mask.bool()))
 
     @property
     def device(self) -> torch.device:
@@ -171,16 +229,9 @@ class DualEncoder(nn.Module):
         outputs = [np.zeros((0, self.config.dim), np.float32)]
         with _evaluating(self), torch.inference_mode():
             for start in range(0, len(texts), batch_size):
-                encoded = self.tokenizer(
-                    list(texts[start : start + batch_size]),
-                    padding=True,
-                    truncation=True,
-                    max_length=self.config.text.max_len,
-                    return_tensors="pt",
-                ).to(self.device)
-                outputs.append(
-                    self.embed_sentences(encoded["input_ids"], encoded["attention_mask"]).float().cpu().numpy()
-                )
+                encoded = tokenize(self.tokenizer, texts[start : start + batch_size], self.config.text)
+                ids, mask = encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
+                outputs.append(self.embed_sentences(ids, mask).float().cpu().numpy())
         return np.concatenate(outputs)
 
     def encode_images(
@@ -209,10 +260,37 @@ class DualEncoder(nn.Module):
                 outputs.append(self.embed_images(pixels).float().cpu().numpy())
         return np.concatenate(outputs)
 
+    def encode_features(
+        self, features: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_] | None = None, batch_size: int = 128
+    ) -> npt.NDArray[np.float32]:
+        """Embeddings of ready-made image features.
+
+        Args:
+            features: (N, C) or (N, K, C), of any float dtype; may be memory-mapped.
+            mask: (N, K), true for real regions; None: all are.
+            batch_size: images in one forward pass.
+
+        Returns:
+            (N, D) float32 unit rows.
+        """
+        outputs = [np.zeros((0, self.config.dim), np.float32)]
+        with _evaluating(self), torch.inference_mode():
+            for start in range(0, len(features), batch_size):
+                rows = torch.from_numpy(np.asarray(features[start : start + batch_size], np.float32)).to(self.device)
+                real = None if mask is None else torch.from_numpy(mask[start : start + batch_size]).to(self.device)
+                outputs.append(self.image_embeddings_from_features(rows, real).float().cpu().numpy())
+        return np.concatenate(outputs)
+
     @staticmethod
     def _check_is_list(items: object) -> None:
         if isinstance(items, str | bytes):
             raise InputError(f"expected a list of texts or images, got a single {type(items).__name__}; wrap it: [x].")
+
+
+def _architecture(tower: ImageTower | TextTower) -> PretrainedConfig | None:
+    """The configuration of a tower that transformers made."""
+    config = getattr(tower.backbone, "config", None)
+    return config if isinstance(config, PretrainedConfig) else None
 
 
 class _evaluating:

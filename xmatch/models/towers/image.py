@@ -1,68 +1,91 @@
-"""Image towers: any timm backbone, its pooled features, frozen or partly trained."""
+"""Image towers: pixels to features, from timm, from transformers, or in the layout of the bottom-up-attention detector."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from timm.layers import freeze_batch_norm_2d
 from torch import nn
-from torchvision import transforms
+from transformers import PretrainedConfig
 
+from xmatch.data.image_transforms import TransformConfig, build_transform
 from xmatch.errors import InputError
+from xmatch.models.towers import clip, timm_backbones, updown
 
 STEM_NAMES = ("conv1", "layer1")
 """Parts that the original keeps frozen when it fine-tunes a ResNet (Vokenization, `--visn-finetune`)."""
 
-RANDOM_WEIGHTS_SEED = 9595
-"""Random towers are equal in every process, so that features computed in one fit the model built in another."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTowerConfig:
+class ImageTowerConfig(TransformConfig):
     """An image backbone and how it is fed.
 
-    The published towers are `resnext101_32x8d.tv_in1k`, pooled, frozen, at 224 pixels with ImageNet statistics.
+    The published towers of Vokenization are `resnext101_32x8d.tv_in1k`, pooled, frozen, at 224 pixels with ImageNet
+    statistics.
     """
 
+    kind: Literal["timm", "updown", "clip", "regions"] = "timm"
+    """`timm`: any timm backbone. `updown`: a torchvision ResNet in the Caffe layout of the bottom-up-attention
+    detector (VSE-infinity). `clip`: the image half of a CLIP or SigLIP of transformers. `regions`: no backbone, the
+    features come ready made."""
     name: str = "resnext101_32x8d.tv_in1k"
-    """timm model name, or a local folder with a timm model."""
+    """Model name of the library that `kind` names, or a local folder with such a model."""
     weights: str = "pretrained"
     """`pretrained` (from the hub), `none` (random, from a fixed seed), or a state dict's path (.pth, .safetensors)."""
+    output: Literal["pooled", "grid"] = "pooled"
+    """`pooled`: one vector an image. `grid`: one vector a cell or patch, row by row, to be pooled by the model."""
     stages: int = 0
-    """0: the pooled final features. n: the pooled outputs of the last n stages beside them."""
+    """timm, pooled: the pooled outputs of the last n stages beside the final features."""
+    width: int = 2048
+    """Width of ready-made features (`regions`)."""
     trainable: Literal["none", "all_but_stem", "all"] = "none"
-    """`none`: frozen and always in eval mode. `all_but_stem`: as the original fine-tunes."""
-    image_size: int = 224
-    """Pixels on a side of what the tower sees."""
-    resize: int = 256
-    """Pixels of the shorter side before the centre crop."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Channel means taken from pixels in 0 … 1."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Channel deviations."""
+    """`none`: frozen and always in eval mode. `all_but_stem`: as Vokenization fine-tunes."""
+    batch_norm: Literal["constant", "affine"] = "constant"
+    """`constant`: BatchNorm is a fixed affine map (Vokenization). `affine`: its statistics are fixed, its scale and
+    shift learn (VSE-infinity)."""
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that mean nothing."""
+        if self.kind == "regions" and (self.trainable != "none" or self.output != "grid"):
+            raise InputError("image.kind=regions has no backbone: use trainable=none and output=grid with it.")
+        if self.stages and (self.kind != "timm" or self.output != "pooled"):
+            raise InputError("image.stages adds pooled stages to a timm tower; use it with kind=timm, output=pooled.")
+
+
+class _Kind(NamedTuple):
+    """How a kind of tower is made, and how it turns pixels into features."""
+
+    build: Callable[[Any, PretrainedConfig | None], nn.Module]
+    features: Callable[[Any, torch.Tensor, Any], torch.Tensor]
+
+
+KINDS: dict[str, _Kind] = {
+    "timm": _Kind(lambda config, _: timm_backbones.build(config), timm_backbones.features),
+    "updown": _Kind(lambda config, _: updown.build(config), updown.features),
+    "clip": _Kind(clip.build_image, clip.image_features),
+    "regions": _Kind(lambda _, __: nn.Identity(), lambda _, features, __: features),
+}
 
 
 class ImageTower(nn.Module):
-    """Pixels to pooled features.
+    """Pixels to features.
 
-    Every BatchNorm is replaced by its frozen affine form, as in the original. A frozen tower stays in eval mode
-    whatever `train()` is told, and keeps no gradients.
+    BatchNorm never updates its statistics. A frozen tower stays in eval mode whatever `train()` is told, and keeps
+    no gradients.
+
+    Args:
+        config: which backbone, and how it is fed.
+        architecture: the configuration saved beside a model whose image tower transformers made.
     """
 
-    def __init__(self, config: ImageTowerConfig) -> None:
+    def __init__(self, config: ImageTowerConfig, *, architecture: PretrainedConfig | None = None) -> None:
         super().__init__()
         self.config = config
-        backbone = _build(config)
-        backbone.reset_classifier(0)
-        self.backbone: Any = freeze_batch_norm_2d(backbone)
-        self.width: int = self._measure_width()
+        self.backbone: Any = KINDS[config.kind].build(config, architecture)
+        self.cells, self.width = self._measure()
         for name, parameter in self.backbone.named_parameters():
             stem = name.split(".")[0] in STEM_NAMES
             parameter.requires_grad_(config.trainable == "all" or (config.trainable == "all_but_stem" and not stem))
@@ -73,80 +96,52 @@ class ImageTower(nn.Module):
         """Whether nothing in the tower learns."""
         return self.config.trainable == "none"
 
+    @property
+    def gives_sets(self) -> bool:
+        """Whether an image is a set of vectors rather than one."""
+        return self.config.output == "grid"
+
     def train(self, mode: bool = True) -> ImageTower:
-        """Set train mode, except for a frozen tower, which never leaves eval mode."""
+        """Set train mode, except for a frozen tower and for BatchNorm, which never leave eval mode."""
         super().train(mode and not self.is_frozen)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(False)
         return self
 
-    def _measure_width(self) -> int:
+    def _measure(self) -> tuple[int, int]:
+        """Cells of an image (0: not known, or one pooled vector) and width of a feature."""
+        if self.config.kind == "regions":
+            return 0, self.config.width
         self.backbone.eval()
         with torch.no_grad():
-            return int(self._pooled(torch.zeros(1, 3, self.config.image_size, self.config.image_size)).shape[1])
-
-    def _pooled(self, pixels: torch.Tensor) -> torch.Tensor:
-        if self.config.stages == 0:
-            pooled: torch.Tensor = self.backbone(pixels)
-            return pooled
-        last, stages = self.backbone.forward_intermediates(pixels, indices=self.config.stages)
-        final = self.backbone.forward_head(last, pre_logits=True)
-        return torch.cat([final, *(stage.mean((2, 3)) for stage in stages)], dim=1)
+            size = self.config.image_size
+            features = KINDS[self.config.kind].features(self.backbone, torch.zeros(1, 3, size, size), self.config)
+        return (int(features.shape[1]) if features.ndim == 3 else 0), int(features.shape[-1])
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Features of images.
 
         Args:
-            pixels: (B, 3, H, W) float32, normalised as `transform` does.
+            pixels: (B, 3, H, W) float32, normalised as `transform` does; features themselves for `regions`.
 
         Returns:
-            (B, width): final pooled features, followed by the pooled stages, early to late.
+            (B, width) where the output is pooled; (B, cells, width), cells row by row, where it is a grid.
         """
+        features = KINDS[self.config.kind].features
         if self.is_frozen:
             with torch.no_grad():
-                return self._pooled(pixels).detach()
-        return self._pooled(pixels)
+                return features(self.backbone, pixels, self.config).detach()
+        return features(self.backbone, pixels, self.config)
 
     def transform(self, *, train: bool) -> Callable[[Image.Image], torch.Tensor]:
-        """From an RGB image to (3, H, W): random crop and mirror for training, else resize and centre crop."""
-        size = self.config.image_size
-        if train:
-            steps: list[Any] = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-        else:
-            steps = [transforms.Resize(self.config.resize), transforms.CenterCrop(size)]
-        steps += [transforms.ToTensor(), transforms.Normalize(self.config.mean, self.config.std)]
-        composed: Callable[[Image.Image], torch.Tensor] = transforms.Compose(steps)
-        return composed
+        """From an RGB image to (3, H, W).
 
-
-def _build(config: ImageTowerConfig) -> Any:
-    name = f"local-dir:{config.name}" if os.path.isdir(config.name) else config.name
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_WEIGHTS_SEED)
-            backbone: Any = timm.create_model(name, pretrained=config.weights == "pretrained", scriptable=False)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(
-            f"cannot make the image tower {config.name!r} with weights {config.weights!r}: {error}. Give a timm model "
-            "name (see timm.list_models()) or a local folder, and weights 'pretrained', 'none' or a file."
-        ) from error
-    if config.weights not in ("pretrained", "none"):
-        _load_weights(backbone, config.weights)
-    return backbone
-
-
-def _load_weights(backbone: Any, path: str) -> None:
-    """Load a state dict strictly, but for the classifier, which a tower does not have."""
-    try:
-        state = load_file(path) if path.endswith(".safetensors") else torch.load(path, weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"image tower weights {path!r} do not exist; give a .pth or .safetensors file.") from error
-    except Exception as error:
-        raise InputError(f"image tower weights {path!r} cannot be read as a plain state dict: {error}.") from error
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    classifier = {name for name in state if name.startswith(backbone.default_cfg.get("classifier", "fc"))}
-    result = backbone.load_state_dict({k: v for k, v in state.items() if k not in classifier}, strict=False)
-    missing = [key for key in result.missing_keys if not key.startswith(backbone.default_cfg.get("classifier", "fc"))]
-    if missing or result.unexpected_keys:
-        raise InputError(
-            f"{path!r} does not fit {type(backbone).__name__}: missing {missing[:3]} ({len(missing)} in all), "
-            f"unexpected {result.unexpected_keys[:3]} ({len(result.unexpected_keys)} in all)."
-        )
+        Raises:
+            InputError: the tower takes ready-made features, not images.
+        """
+        if self.config.kind == "regions":
+            raise InputError(
+                "this model takes ready-made region features, not images; give it a features file or table of vectors."
+            )
+        return build_transform(self.config, train=train)

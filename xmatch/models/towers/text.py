@@ -1,25 +1,30 @@
-"""Text towers: any transformers encoder by name or folder, or a small BERT from scratch."""
+"""Text towers: any transformers encoder by name or folder, a small BERT from scratch, or a recurrent network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PretrainedConfig
 
 from xmatch.errors import InputError
+from xmatch.models.towers import clip
+from xmatch.models.towers.recurrent import RecurrentEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTowerConfig:
     """A text encoder and which of its layers are used.
 
-    The published towers are `bert-base-uncased`, frozen, its last four layers concatenated (oldest first), with at
-    most 20 tokens (Vokenization) or 75 (Maria), special tokens included.
+    The published towers of Vokenization are `bert-base-uncased`, frozen, its last four layers concatenated (oldest
+    first), with at most 20 tokens (Vokenization) or 75 (Maria), special tokens included.
     """
 
+    kind: Literal["transformer", "bigru", "gru"] = "transformer"
+    """`transformer`: an encoder by name, or a small BERT. `bigru`: word embeddings and a bidirectional GRU whose
+    directions are averaged (VSE-infinity). `gru`: one direction (VSE++)."""
     name: str | None = "bert-base-uncased"
     """Hub name or local folder; null: a BERT from scratch in the sizes below."""
     pretrained: bool = True
@@ -30,10 +35,16 @@ class TextTowerConfig:
     """Whether the tower learns; a frozen one is always in eval mode."""
     max_len: int = 20
     """Longest caption in tokens, special tokens included."""
+    padding: Literal["longest", "max_length"] = "longest"
+    """`max_length`: pad every caption to max_len and let padding take part, as SigLIP was trained."""
+    vocab: str = ""
+    """Word vocabulary of a recurrent tower (JSON with `word2idx`); empty: the words of the training captions."""
     vocab_size: int = 6000
     """Words of the vocabulary of a tower from scratch."""
+    word_dim: int = 300
+    """Width of a recurrent tower's word embeddings."""
     hidden_size: int = 256
-    """Width of a tower from scratch."""
+    """Width of a tower from scratch, or of a recurrent tower."""
     num_layers: int = 2
     """Blocks of a tower from scratch."""
     num_heads: int = 4
@@ -47,6 +58,13 @@ class TextTowerConfig:
         """Refuse layers that do not exist."""
         if not self.layers or min(self.layers) < 1:
             raise InputError(f"text.layers counts from the last layer, 1, upwards; got {self.layers}.")
+        if self.is_recurrent and self.layers != (1,):
+            raise InputError(f"a recurrent text tower has one layer: give text.layers [1], got {self.layers}.")
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the tower reads words rather than sub-words."""
+        return self.kind in ("bigru", "gru")
 
 
 def parse_lang_layers(text: str, *, original: bool = False) -> tuple[int, ...]:
@@ -122,31 +140,42 @@ class TextTower(nn.Module):
             attention_mask: (B, L), 1 for real tokens, special tokens included.
 
         Returns:
-            (B, L, width): the chosen layers, oldest first, concatenated.
+            (B, L, width): the chosen layers, oldest first, concatenated. Of one layer, the last, the encoder's own
+            output is taken, so that a final normalisation counts (CLIP, SigLIP).
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.trainable):
+            if self.indices == [-1]:
+                last: torch.Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+                return last
             output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-            states = output.hidden_states
-            return torch.cat([states[index] for index in self.indices], dim=-1)
+            return torch.cat([output.hidden_states[index] for index in self.indices], dim=-1)
 
 
 def _build(config: TextTowerConfig, architecture: PretrainedConfig | None, load: bool, vocab_size: int) -> Any:
+    if config.is_recurrent:
+        return RecurrentEncoder(vocab_size, config.word_dim, config.hidden_size, both_ways=config.kind == "bigru")
     if architecture is None and config.name is None:
         architecture = bert_from_scratch(config, vocab_size)
     if isinstance(architecture, BertConfig):
         return BertModel(architecture, add_pooling_layer=False)
+    if architecture is not None and architecture.model_type in clip.TEXT_TYPES:
+        return clip.text_half_of(architecture)
     try:
         if architecture is not None:
             return AutoModel.from_config(architecture)
-        if load and config.pretrained:
-            extra = {"add_pooling_layer": False} if AutoConfig.from_pretrained(config.name).model_type == "bert" else {}
-            return AutoModel.from_pretrained(config.name, **extra)
-        found = AutoConfig.from_pretrained(config.name)
-        return (
-            BertModel(found, add_pooling_layer=False) if isinstance(found, BertConfig) else AutoModel.from_config(found)
-        )
+        return _by_name(str(config.name), load and config.pretrained)
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot load the text tower {config.name!r}: {str(error).splitlines()[0]} Give a hub name that can be "
             "reached, or the path of a local folder."
         ) from error
+
+
+def _by_name(name: str, load: bool) -> Any:
+    found = AutoConfig.from_pretrained(name)
+    if found.model_type in clip.TEXT_HALVES:
+        return clip.build_text(name, found, load)
+    if load:
+        extra = {"add_pooling_layer": False} if found.model_type == "bert" else {}
+        return AutoModel.from_pretrained(name, **extra)
+    return BertModel(found, add_pooling_layer=False) if isinstance(found, BertConfig) else AutoModel.from_config(found)
