@@ -1,7 +1,8 @@
-"""Move keys, tokens and vokens between our tables and the files of the original programs."""
+"""Move keys, tokens, vokens and models between our forms and the files of the original programs."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,18 +27,46 @@ from vokenize.voken_files import check_vokens, read_voken_shard
 from xmatch.data import files
 from xmatch.data.image_sets import split_universal_id
 from xmatch.data.key_files import export_keys, import_keys
+from xmatch.data.legacy_pickle import convert_legacy
 from xmatch.data.vectors import read_vectors, write_vectors
+from xmatch.data.words import read_vocabulary
 from xmatch.errors import InputError
+from xmatch.models.dual_encoder import DualEncoder
+from xmatch.models.importers.kinds import ORIGINALS, Given, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """Settings of one conversion."""
 
-    what: Literal["export_keys", "import_keys", "export_tokens", "import_tokens", "export_vokens", "export_maria"]
-    """What to convert; `export_` writes the originals' files, `import_` reads them."""
+    what: Literal[
+        "export_keys",
+        "import_keys",
+        "export_tokens",
+        "import_tokens",
+        "export_vokens",
+        "export_maria",
+        "import_model",
+        "export_model",
+        "legacy",
+    ]
+    """What to convert; `export_` writes the originals' files, `import_` reads them. `legacy`: a pickled vocabulary,
+    answer list or result as JSON or .npy."""
     output: str
     """Folder for what is written."""
+    input: str = ""
+    """Checkpoint of an original, or folder or hub name for `clip` (import_model); our model's folder or hub name
+    (export_model); a pickle or an .npy that holds one (legacy)."""
+    kind: Kind = "vokenization"
+    """Which original's checkpoint (import_model, export_model)."""
+    vocab: str = ""
+    """SCAN vocabulary JSON of a model with a BiGRU (import_model)."""
+    image_name: str = ""
+    """timm's name of the image tower of a Vokenization or Maria model; empty: the published ResNeXt (import_model)."""
+    text_name: str = ""
+    """Hub name or folder of its text tower where that is no BERT (import_model)."""
+    name: str = ""
+    """File name in the output folder, ending in .json or .npy; empty: the input's, as .json (legacy)."""
     keys: str = ""
     """Key bank (exports), or the folder of {SET}.hdf5, .ids, .path (import_keys)."""
     image_set: str = ""
@@ -47,7 +76,7 @@ class ConvertConfig:
     vokens: str = ""
     """Folder of voken shards."""
     tokenizer: str = ""
-    """Tokenizer of the token files: folder or hub name."""
+    """Tokenizer of the token files, or of a model to import: folder or hub name."""
     corpus_name: str = "corpus"
     """File name of the corpus, first part of the originals' file names."""
     corpus_filter: CorpusFilter = "none"
@@ -69,6 +98,9 @@ def plan(config: ConvertConfig) -> Plan:
         "import_tokens": ["tokens", "tokenizer"],
         "export_vokens": ["tokens", "vokens", "keys"],
         "export_maria": ["tokens", "vokens", "keys"],
+        "import_model": ["input"],
+        "export_model": ["input"],
+        "legacy": ["input"],
     }[config.what]
     missing = [name for name in needed if not getattr(config, name)]
     if missing:
@@ -142,6 +174,29 @@ def _export_maria(config: ConvertConfig) -> list[tuple[str, str]]:
     return [("lines of image names", base), ("lines", f"{count:,}")]
 
 
+def _import_model(config: ConvertConfig) -> list[tuple[str, str]]:
+    given = Given(
+        tokenizer=load_tokenizer(config.tokenizer) if config.tokenizer else None,
+        vocabulary=read_vocabulary(config.vocab) if config.vocab else None,
+        image_name=config.image_name,
+        text_name=config.text_name,
+    )
+    model = ORIGINALS[config.kind].read(config.input, given)
+    model.save_pretrained(config.output)
+    return [("model", config.output), ("parameters", f"{sum(p.numel() for p in model.parameters()):,}")]
+
+
+def _export_model(config: ConvertConfig) -> list[tuple[str, str]]:
+    path = ORIGINALS[config.kind].write(DualEncoder.from_pretrained(config.input), config.output)
+    return [("checkpoint", path)]
+
+
+def _legacy(config: ConvertConfig) -> list[tuple[str, str]]:
+    name = config.name or f"{os.path.splitext(os.path.basename(config.input))[0]}.json"
+    path = files.join(config.output, name)
+    return [("file", path), ("holds", convert_legacy(config.input, path))]
+
+
 CONVERSIONS: dict[str, Callable[[ConvertConfig], list[tuple[str, str]]]] = {
     "export_keys": _export_keys,
     "import_keys": _import_keys,
@@ -149,6 +204,9 @@ CONVERSIONS: dict[str, Callable[[ConvertConfig], list[tuple[str, str]]]] = {
     "import_tokens": _import_tokens,
     "export_vokens": _export_vokens,
     "export_maria": _export_maria,
+    "import_model": _import_model,
+    "export_model": _export_model,
+    "legacy": _legacy,
 }
 
 

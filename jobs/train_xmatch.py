@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from raydeploy.connect import RayConfig
 from raydeploy.ledger import Ledger
@@ -16,14 +16,20 @@ from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
 from raydeploy.training import TrainerConfig, fit
 from xmatch.data import files
+from xmatch.data.augment import SizeAugmentConfig
 from xmatch.data.captions import CaptionSet
 from xmatch.data.image_listing import image_listing, plan_listing_shards, read_listing
 from xmatch.data.tokenizers import train_wordpiece
+from xmatch.data.words import build_vocabulary, read_vocabulary, wrap_words
 from xmatch.embedding import ImageFeatures
 from xmatch.errors import InputError
+from xmatch.models import checkpoints
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
-from xmatch.training.dual_encoder_recipe import DualEncoderRecipe, LossConfig
+from xmatch.training.dual_encoder_recipe import RecipeConfig, RecipeData
+from xmatch.training.leakage import SEEN_FILE, read_seen, seen_record, write_seen
+from xmatch.training.objectives import LossConfig
 from xmatch.training.optim import OptimConfig
+from xmatch.training.recipes import RECIPES
 from xmatch.training.samples import CaptionsConfig, read_split, write_samples
 
 
@@ -32,22 +38,35 @@ class TrainXmatchConfig:
     """Settings of one training run."""
 
     output: str
-    """Folder for the model, its checkpoints and the record of the run."""
+    """Folder or s3:// prefix for the model, its checkpoints and the record of the run."""
+    recipe: Literal["dual_encoder", "text_pairs"] = "dual_encoder"
+    """What is trained: `dual_encoder` on images and captions; `text_pairs` the text tower alone, on captions of which
+    two describe one image (a start for `init_from`)."""
     train: CaptionsConfig = field(default_factory=CaptionsConfig)
     """Captioned images to learn from."""
     valid: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(split="val"))
     """Captioned images that choose the best epoch; never learnt from."""
     model: DualEncoderConfig = field(default_factory=DualEncoderConfig)
-    """Towers, heads and the shared space."""
+    """Towers, heads, poolings and the shared space."""
     loss: LossConfig = field(default_factory=LossConfig)
     """What is minimised."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Length, workers and checkpoints."""
+    """Length, workers, steps and checkpoints."""
     augment: Literal["random_crop", "flip", "none"] = "random_crop"
     """`random_crop`: decode and crop anew each epoch, as published. `flip` and `none` compute the features of a frozen
     image tower once, with or without mirror images."""
+    size_augment: SizeAugmentConfig = field(default_factory=SizeAugmentConfig)
+    """How many words, regions and grid cells are dropped."""
+    features: str = ""
+    """Bank of image features made by embed --side features; empty: made here where `augment` allows."""
+    feature_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of features computed here."""
+    init_from: str = ""
+    """Saved model whose weights are the start, wherever names and shapes agree."""
+    tokenizer: str = ""
+    """Tokenizer's folder or hub name; empty: that of init_from or of the text tower, or learnt from the captions."""
     save_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the final model's weights."""
     ray: RayConfig = field(default_factory=RayConfig)
@@ -56,55 +75,122 @@ class TrainXmatchConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything starts."""
         if not self.train.captions or not self.valid.captions:
-            raise InputError("give train.captions, train.images, valid.captions and valid.images.")
-        if self.augment != "random_crop" and self.model.image.trainable != "none":
+            raise InputError("give train.captions and valid.captions, and the folders of their images.")
+        caches = self.augment != "random_crop" or bool(self.features)
+        if caches and self.model.image.trainable != "none":
             raise InputError(
-                f"augment={self.augment!r} computes image features once, which needs a frozen image tower, but "
-                f"model.image.trainable is {self.model.image.trainable!r}. Use augment=random_crop."
+                f"image features computed once need a frozen image tower, but model.image.trainable is "
+                f"{self.model.image.trainable!r}: the features would change with every step. Use augment=random_crop "
+                "without features, or model.image.trainable=none."
             )
+        if self.features and self.augment == "random_crop":
+            raise InputError(
+                "augment=random_crop cuts a new piece of every image in every epoch, so its features cannot be those "
+                "of a bank. Use augment=none, or augment=flip for a bank with mirrored views."
+            )
+        reads_images = self.recipe == "dual_encoder" and self.train.inputs == "images"
+        if reads_images and self.model.image.kind == "regions" and not self.features:
+            raise InputError(
+                "model.image.kind=regions takes ready-made features: give train.inputs=regions or features."
+            )
+
+    @property
+    def computes_features(self) -> bool:
+        """Whether the run computes image features itself."""
+        from_images = self.recipe == "dual_encoder" and self.train.inputs == "images"
+        return from_images and self.augment != "random_crop" and not self.features
 
 
 def plan(config: TrainXmatchConfig) -> Plan:
     """What the run will do, from the captions alone."""
     train, valid = read_split(config.train), read_split(config.valid)
     steps = -(-len(train.captions) // config.trainer.batch_size)
-    cached = "decoded anew each epoch" if config.augment == "random_crop" else "features computed once"
-    return Plan(
-        [
-            ("training", f"{len(train.captions):,} captions of {len(train.image_ids):,} images"),
-            ("validation", f"{len(valid.captions):,} captions of {len(valid.image_ids):,} images"),
-            ("images", cached),
-            ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} captions"),
-            ("workers", f"{config.trainer.workers} x {config.trainer.cpus_per_worker} CPU"),
-        ]
-    )
+    rows = [
+        ("recipe", config.recipe),
+        ("training", _size(train)),
+        ("validation", _size(valid)),
+        ("images", _image_source(config)),
+        ("loss", f"{config.loss.name}, {config.loss.negatives} negatives"),
+        ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} captions"),
+        ("workers", f"{config.trainer.workers} x {config.trainer.cpus_per_worker} CPU, {config.trainer.precision}"),
+    ]
+    return Plan([*rows, *_bad_rows("training", train), *_bad_rows("validation", valid)])
+
+
+def _size(captions: CaptionSet) -> str:
+    return f"{len(captions.captions):,} captions of {len(captions.image_ids):,} images"
+
+
+def _image_source(config: TrainXmatchConfig) -> str:
+    if config.recipe == "text_pairs":
+        return "not used"
+    if config.train.inputs == "regions":
+        return "ready-made regions"
+    if config.features:
+        return f"features of {config.features}"
+    return "decoded anew each epoch" if config.augment == "random_crop" else "features computed once"
+
+
+def _bad_rows(name: str, captions: CaptionSet) -> list[tuple[str, str]]:
+    if not captions.bad_rows:
+        return []
+    return [(f"{name}, bad rows", f"{captions.bad_rows:,} left out; the first: {captions.first_bad[0]}")]
 
 
 def body(config: TrainXmatchConfig, run: Run) -> Report:
     """Samples to Arrow, features where the tower is frozen, epochs, and the best model."""
-    data = {"train": files.join(config.output, "data", "train"), "valid": files.join(config.output, "data", "valid")}
+    data = {side: files.join(config.output, "data", side) for side in ("train", "valid")}
     train, valid = read_split(config.train), read_split(config.valid)
-    write_samples(train, data["train"])
-    write_samples(valid, data["valid"])
-    features = None if config.augment == "random_crop" else compute_features(config, run, [train, valid])
+    write_samples(train, data["train"], config.train)
+    write_samples(valid, data["valid"], config.valid)
+    seen = seen_record(train, role="train" if config.recipe == "dual_encoder" else "text_pretraining")
+    features = compute_features(config, run, [train, valid]) if config.computes_features else config.features
+    if config.features:
+        require_same_tower(config)
     recipe = partial(
-        DualEncoderRecipe,
-        model=config.model,
-        tokenizer=build_tokenizer(config, train.captions),
-        loss=config.loss,
-        weight_decay=config.optim.weight_decay,
-        train_folder=data["train"],
-        valid_folder=data["valid"],
-        features=features,
+        RECIPES[config.recipe],
+        RecipeConfig(
+            model=config.model,
+            loss=config.loss,
+            augment=config.size_augment,
+            groups=config.optim,
+            gradient_checkpointing=config.trainer.gradient_checkpointing,
+        ),
+        build_tokenizer(config, train.captions),
+        RecipeData(train=data["train"], valid=data["valid"], features=features, init_from=config.init_from),
     )
     with run.progress(config.trainer.epochs, "epochs") as progress:
         result = fit(recipe, config.trainer, config.optim, config.output, on_epoch=progress.figures)
     folder = files.join(config.output, "model")
-    DualEncoder.from_pretrained(result.best_folder).save_pretrained(folder, dtype=config.save_dtype)
-    best = result.history[result.best_epoch]
+    best = next(row for row in result.history if row["epoch"] == result.best_epoch)
+    card = model_card(config, best, train)
+    DualEncoder.from_pretrained(result.best_folder).save_pretrained(folder, dtype=config.save_dtype, card=card)
+    write_seen([seen, *earlier_seen(config.init_from)], files.join(folder, SEEN_FILE))
     rows = [("model", folder), ("best epoch", str(result.best_epoch)), ("captions/s", f"{result.samples_per_s:,.0f}")]
     rows += [(name, f"{value:.2f}") for name, value in best.items() if isinstance(value, float) and "_at_" in name]
     return Report([*rows, ("rsum", f"{best['rsum']:.1f}")], {"best": best, "history": result.history})
+
+
+def earlier_seen(init_from: str) -> list[Any]:
+    """What the model that a run starts from has seen."""
+    if not init_from:
+        return []
+    path = files.join(checkpoints.resolve(init_from), SEEN_FILE)
+    return [read_seen(path)] if files.exists(path) else []
+
+
+def model_card(config: TrainXmatchConfig, best: dict[str, Any], train: CaptionSet) -> str:
+    """README.md of the model: what it is, what it was trained on, what it reached on the validation split."""
+    figures = "".join(f"| {name} | {value:.2f} |\n" for name, value in best.items() if isinstance(value, float))
+    return (
+        "---\nlibrary_name: vokenray\ntags: [image-text-retrieval]\n---\n# Dual encoder\n\n"
+        f"Image tower `{config.model.image.name}`, text tower `{config.model.text.name or config.model.text.kind}`, "
+        f"{config.model.dim} dimensions, loss `{config.loss.name}`, trained for {config.trainer.epochs} epochs on "
+        f"{_size(train)} of `{config.train.captions.rsplit('/', 1)[-1]}`, split `{config.train.split}`. What it saw is "
+        f"listed in `{SEEN_FILE}`.\n\nBest epoch {best['epoch']}, validation:\n\n"
+        f"| figure | value |\n|---|---|\n{figures}\n"
+        "```python\nfrom xmatch import DualEncoder\nmodel = DualEncoder.from_pretrained(FOLDER)\n```\n"
+    )
 
 
 def compute_features(config: TrainXmatchConfig, run: Run, splits: Sequence[CaptionSet]) -> str:
@@ -114,9 +200,17 @@ def compute_features(config: TrainXmatchConfig, run: Run, splits: Sequence[Capti
     listing = files.join(config.output, "data", "images.parquet")
     files.write_parquet(listing, image_listing(list(images), list(images.values())))
     views: tuple[Literal["center", "flip"], ...] = ("center", "flip") if config.augment == "flip" else ("center",)
-    step = ImageFeatures(config.model.image, views=views, threads=int(config.ray.cpus_per_actor))
+    step = ImageFeatures(
+        config.model.image, views=views, threads=int(config.ray.cpus_per_actor), dtype=config.feature_dtype
+    )
     shards = plan_listing_shards(listing, images_per_shard=512)
-    ledger = Ledger(folder, {"tower": repr(config.model.image), "views": list(views), "images": files.sha256(listing)})
+    identity = {
+        "tower": tower_identity(config),
+        "views": list(views),
+        "dtype": config.feature_dtype,
+        "images": files.sha256(listing),
+    }
+    ledger = Ledger(folder, identity)
     with run.progress(len(images), "images") as progress:
         for report in run_shards(shards, read_listing, step, ledger, suffix="arrow", ray=config.ray):
             progress.advance(report.counts["images"] + report.counts["quarantined"])
@@ -124,11 +218,43 @@ def compute_features(config: TrainXmatchConfig, run: Run, splits: Sequence[Capti
     return files.join(folder, "shards")
 
 
-def build_tokenizer(config: TrainXmatchConfig, captions: Sequence[str]) -> PreTrainedTokenizerFast:
-    """The text tower's own tokenizer, or for a tower from scratch a WordPiece vocabulary of the training captions."""
-    if config.model.text.name is None:
-        return train_wordpiece(captions, config.model.text.vocab_size)
-    return AutoTokenizer.from_pretrained(config.model.text.name, use_fast=True)
+def tower_identity(config: TrainXmatchConfig) -> dict[str, Any]:
+    """What decides the features of an image, as plain values."""
+    values: dict[str, Any] = checkpoints.plain(config.model.image)
+    return values
+
+
+def require_same_tower(config: TrainXmatchConfig) -> None:
+    """Check that a bank of features was made by the tower of the model that is trained on it.
+
+    Raises:
+        InputError: it was made by another; says in what they differ.
+    """
+    for folder in (config.features, config.features.rstrip("/").rsplit("/", 1)[0]):
+        path = files.join(folder, "identity.json")
+        if files.exists(path):
+            there, here = files.read_json(path).get("tower", {}), tower_identity(config)
+            names = [n for n in here if n != "trainable" and there.get(n) != here[n]] if there else []
+            if names:
+                raise InputError(
+                    f"{config.features!r} holds features of another image tower: model.image.{names[0]} was "
+                    f"{there.get(names[0])!r} and is {here[names[0]]!r} now. Make the bank again, or set it back."
+                )
+            return
+
+
+def build_tokenizer(config: TrainXmatchConfig, captions: Sequence[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of the text tower: given, inherited, its own, or learnt from the training captions."""
+    text = config.model.text
+    if config.tokenizer:
+        return AutoTokenizer.from_pretrained(config.tokenizer, use_fast=True)
+    if config.init_from and (text.name is None or text.is_recurrent):
+        return checkpoints.read_tokenizer(checkpoints.resolve(config.init_from))
+    if text.is_recurrent:
+        return wrap_words(read_vocabulary(text.vocab) if text.vocab else build_vocabulary(captions))
+    if text.name is None:
+        return train_wordpiece(captions, text.vocab_size)
+    return AutoTokenizer.from_pretrained(text.name, use_fast=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

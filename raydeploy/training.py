@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -25,19 +24,24 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from torch import nn
 
+from raydeploy.run_folder import METRICS_FILE, RunFolder
 from raydeploy.streams import find_input_error
+from xmatch.data import files
 from xmatch.data.epoch_order import epoch_indices
 from xmatch.errors import InputError
-from xmatch.training.optim import OptimConfig, build_optimizer, rate_at
-from xmatch.training.recipe import Recipe, SampleKey
+from xmatch.training.optim import OptimConfig, build_optimizer, drop_frozen_gradients, set_rates
+from xmatch.training.recipe import Recipe, Rows, SampleKey
+from xmatch.training.step import StepConfig, Stepper
+from xmatch.training.watch import check_progress
 
 RUN_NAME = "checkpoints"
-METRICS_FILE = "metrics.jsonl"
+VALID = "valid_row"
+"""Name, in a batch, of the (b,) bool tensor that is false for rows that only fill a worker's share up."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """How long, on how many workers, and how often a checkpoint is written."""
+class TrainerConfig(StepConfig):
+    """How long, on how many workers, how a step is computed, and how often a checkpoint is written."""
 
     epochs: int = 20
     """Passes over the training captions."""
@@ -55,17 +59,24 @@ class TrainerConfig:
     """Steps between checkpoints within an epoch; 0: only at the end of each epoch."""
     select_by: str = "rsum"
     """Validation figure that chooses the best model (higher is better)."""
+    evaluate_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
     max_failures: int = 3
     """Worker losses survived before the run fails."""
     stop_after_epochs: int | None = None
     """Stop early after so many epochs of this run; the schedule still reckons with all, and a rerun goes on."""
     loader_threads: int = 0
     """Processes per worker that prepare batches ahead; 0 prepares them in the worker itself."""
+    wandb_project: str = ""
+    """Weights & Biases project that gets the figures too; needs `pip install wandb`."""
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be meant."""
-        if min(self.epochs, self.batch_size, self.workers, self.cpus_per_worker) < 1:
-            raise InputError("trainer: epochs, batch_size, workers and cpus_per_worker must be at least 1.")
+        super().__post_init__()
+        if min(self.epochs, self.batch_size, self.workers, self.cpus_per_worker, self.evaluate_every) < 1:
+            raise InputError(
+                "trainer: epochs, batch_size, workers, cpus_per_worker and evaluate_every must be at least 1."
+            )
 
 
 @dataclass
@@ -91,22 +102,29 @@ class TrainResult:
     samples_per_s: float
 
 
-class LossModule(nn.Module):
-    """A recipe's loss as one module, so that DistributedDataParallel sees every gradient of the step."""
+@dataclass(frozen=True)
+class _Loop:
+    """What one worker's loop works with."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Mapping[str, torch.Tensor]], torch.Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self._loss = loss
+    recipe: Recipe
+    config: TrainerConfig
+    optim: OptimConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    stepper: Stepper
+    position: Position
+    folder: RunFolder | None
+    """Of the first worker only."""
+    rank: int
+    world: int
 
-    def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The scalar loss of a batch; zero, with zero gradients, when the batch is empty."""
-        if not batch:
-            return sum((p.sum() * 0.0 for p in self.model.parameters() if p.requires_grad), torch.zeros(()))
-        return self._loss(self.model, batch)
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a whole epoch."""
+        return -(-self.recipe.num_samples // self.config.batch_size)
 
 
-class _Batches(torch.utils.data.Dataset[Mapping[str, torch.Tensor]]):
+class _Batches(torch.utils.data.Dataset[Rows]):
     """The batches of one epoch, by step, for a loader that may prepare them in other processes."""
 
     def __init__(self, recipe: Recipe, steps: np.ndarray, key: SampleKey) -> None:
@@ -115,10 +133,18 @@ class _Batches(torch.utils.data.Dataset[Mapping[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, step: int) -> Mapping[str, torch.Tensor]:
+    def __getitem__(self, step: int) -> Rows:
         indices = self.steps[step]
-        indices = indices[indices >= 0]
-        return self.recipe.batch(indices, self.key) if len(indices) else {}
+        real = indices[indices >= 0]
+        batch = self.recipe.batch(real if len(real) else np.zeros(1, np.int64), self.key)
+        valid = torch.from_numpy(np.arange(len(indices)) < len(real))
+        return {**{name: _fill_up(rows, len(indices)) for name, rows in batch.items()}, VALID: valid}
+
+
+def _fill_up(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """`count` rows: the given ones, and the last of them again where there are fewer."""
+    missing = count - len(rows)
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 def fit(
@@ -133,17 +159,15 @@ def fit(
 
     Args:
         recipe_factory: makes the recipe in each worker; picklable.
-        config: length, workers and checkpoints.
+        config: length, workers, steps and checkpoints.
         optim: optimizer and schedule.
-        output: a local absolute folder that every worker can reach.
+        output: a folder or s3:// prefix that every worker can reach.
         on_epoch: called on the driver with each epoch's figures.
 
     Raises:
-        InputError: `output` is no local folder.
+        InputError: a worker found bad input or settings, or the run diverged.
     """
-    if "://" in output:
-        raise InputError(f"training writes to a local or shared folder for now, got {output!r}; give an absolute path.")
-    output = os.path.abspath(output)
+    output = output if files.is_uri(output) else os.path.abspath(output)
     loop_config = {"factory": recipe_factory, "trainer": config, "optim": optim, "output": output}
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
     trainer = ray_torch.TorchTrainer(
@@ -159,12 +183,12 @@ def fit(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    with _following(Path(output) / METRICS_FILE, on_epoch):
+    with _following(files.join(output, METRICS_FILE), on_epoch):
         _raise_ours(trainer.fit)
     history = read_history(output)
-    best = max(history, key=lambda row: (row[config.select_by], -row["epoch"]))
+    best = max((row for row in history if config.select_by in row), key=lambda r: (r[config.select_by], -r["epoch"]))
     return TrainResult(
-        best_folder=str(Path(output) / "best"),
+        best_folder=files.join(output, "best"),
         best_epoch=best["epoch"],
         history=history,
         samples_per_s=sum(r["samples"] for r in history) / max(1e-9, sum(r["seconds"] for r in history)),
@@ -173,9 +197,13 @@ def fit(
 
 def read_history(output: str) -> list[dict[str, Any]]:
     """The figures of every epoch of a run, in order; an epoch that ran twice counts as it ran last."""
-    path = Path(output) / METRICS_FILE
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [json.loads(line) for line in _lines(files.join(output, METRICS_FILE))]
     return [row for _, row in sorted({row["epoch"]: row for row in rows}.items())]
+
+
+def _lines(path: str) -> list[str]:
+    """The whole lines of a text file that may still be growing; none where it is not there."""
+    return files.read_text(path).split("\n")[:-1] if files.exists(path) else []
 
 
 def _raise_ours(fit_once: Callable[[], Any]) -> None:
@@ -192,20 +220,20 @@ def _raise_ours(fit_once: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def _following(path: Path, on_epoch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def _following(path: str, on_epoch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Hand every epoch's line to the driver while the workers write it."""
     stop = threading.Event()
-    seen = len(path.read_text().splitlines()) if path.exists() else 0
+    seen = len(_lines(path))
 
     def drain(start: int) -> int:
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        lines = _lines(path)
         for line in lines[start:]:
             on_epoch(json.loads(line))
         return max(start, len(lines))
 
     def follow() -> None:
         count = seen
-        while not stop.wait(0.5):
+        while not stop.wait(2.0 if files.is_uri(path) else 0.5):
             count = drain(count)
         drain(count)
 
@@ -220,91 +248,95 @@ def _following(path: Path, on_epoch: Callable[[dict[str, Any]], None]) -> Iterat
 
 def _worker_loop(settings: dict[str, Any]) -> None:
     """What each training worker runs."""
+    loop = _set_up(settings)
+    config, position = loop.config, loop.position
+    last = min(config.epochs, position.epoch + (config.stop_after_epochs or config.epochs))
+    for epoch in range(position.epoch, last):
+        started, samples_before = time.monotonic(), position.samples_done
+        for batch in _epoch(loop):
+            _step(loop, batch)
+            position.samples_done = min(loop.recipe.num_samples, position.samples_done + config.batch_size)
+            every = config.checkpoint_every_steps
+            if every and position.step % every == 0 and position.samples_done < loop.recipe.num_samples:
+                _report(loop, {"epoch": epoch})
+        seconds, samples = time.monotonic() - started, loop.recipe.num_samples - samples_before
+        figures: dict[str, Any] = {"epoch": epoch, "loss": position.loss_sum / max(1, position.loss_count)}
+        if loop.folder is not None:
+            if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
+                loop.model.eval()
+                figures |= loop.recipe.evaluate(loop.model)
+                loop.model.train()
+            figures |= {"seconds": seconds, "samples": samples, "samples_per_s": samples / max(1e-9, seconds)}
+            _keep_best(loop, figures)
+            check_progress(loop.folder.record(figures, config.select_by), config.select_by, chance=1.0)
+        position.epoch, position.samples_done, position.loss_sum, position.loss_count = epoch + 1, 0, 0.0, 0
+        _report(loop, figures)
+
+
+def _set_up(settings: dict[str, Any]) -> _Loop:
+    """Recipe, model and optimizer of one worker, as the latest checkpoint left them."""
     config: TrainerConfig = settings["trainer"]
-    optim: OptimConfig = settings["optim"]
     torch.set_num_threads(config.cpus_per_worker)
     context = ray_train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(config.seed)
     recipe: Recipe = settings["factory"]()
-    model = recipe.build_model()
-    optimizer = build_optimizer(recipe.parameter_groups(model), optim)
-    position = _restore(recipe, model, optimizer)
-    module = ray_torch.prepare_model(LossModule(model, recipe.loss))
-    device = next(module.parameters()).device
-    writer = _tensorboard(settings["output"]) if rank == 0 else None
-    total_steps = config.epochs * -(-recipe.num_samples // config.batch_size)
-    last = min(config.epochs, position.epoch + (config.stop_after_epochs or config.epochs))
-    for epoch in range(position.epoch, last):
-        started, samples_before = time.monotonic(), position.samples_done
-        for batch in _epoch(recipe, config, position, rank, world):
-            _step(module, batch, optimizer, optim, position, total_steps, config.seed, rank, device)
-            position.samples_done = min(recipe.num_samples, position.samples_done + config.batch_size)
-            every = config.checkpoint_every_steps
-            if every and position.step % every == 0 and position.samples_done < recipe.num_samples:
-                _report(recipe, model, optimizer, position, rank, {"epoch": epoch})
-        seconds, samples = time.monotonic() - started, recipe.num_samples - samples_before
-        figures: dict[str, Any] = {"epoch": epoch, "loss": position.loss_sum / max(1, position.loss_count)}
-        if rank == 0:
-            model.eval()
-            figures |= recipe.evaluate(model)
-            model.train()
-            figures |= {"seconds": seconds, "samples": samples, "samples_per_s": samples / max(1e-9, seconds)}
-            _keep_best(recipe, model, position, figures, config, settings["output"])
-            _record(figures, writer, settings["output"])
-        position.epoch, position.samples_done, position.loss_sum, position.loss_count = epoch + 1, 0, 0.0, 0
-        _report(recipe, model, optimizer, position, rank, figures)
+    model = ray_torch.prepare_model(recipe.build_model(), parallel_strategy=None)
+    optimizer = build_optimizer(recipe.parameter_groups(model), settings["optim"])
+    stepper = Stepper(recipe, model, config)
+    position = _restore(recipe, model, optimizer, stepper)
+    folder = RunFolder(settings["output"], config.wandb_project) if rank == 0 else None
+    return _Loop(recipe, config, settings["optim"], model, optimizer, stepper, position, folder, rank, world)
 
 
-def _epoch(
-    recipe: Recipe, config: TrainerConfig, position: Position, rank: int, world: int
-) -> Iterator[Mapping[str, torch.Tensor]]:
+def _epoch(loop: _Loop) -> Iterator[Rows]:
     """The remaining batches of the current epoch for this worker."""
+    config, position = loop.config, loop.position
     steps = epoch_indices(
-        recipe.num_samples,
+        loop.recipe.num_samples,
         seed=config.seed,
         epoch=position.epoch,
-        worker_rank=rank,
-        world_size=world,
+        worker_rank=loop.rank,
+        world_size=loop.world,
         batch_size=config.batch_size,
         position=position.samples_done,
     )
-    batches = _Batches(recipe, steps, SampleKey(config.seed, position.epoch))
-    loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=config.loader_threads)
+    batches = _Batches(loop.recipe, steps, SampleKey(config.seed, position.epoch))
+    loader = torch.utils.data.DataLoader(
+        batches, batch_size=None, num_workers=config.loader_threads, pin_memory=config.use_gpu
+    )
     yield from loader
 
 
-def _step(
-    module: nn.Module,
-    batch: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    optim: OptimConfig,
-    position: Position,
-    total_steps: int,
-    seed: int,
-    rank: int,
-    device: torch.device,
-) -> None:
+def _step(loop: _Loop, batch: Rows) -> None:
     """One optimizer step; dropout is drawn from (seed, step, worker)."""
-    torch.manual_seed(hash((seed, position.step, rank)) & 0x7FFFFFFF)
-    for group in optimizer.param_groups:
-        group["lr"] = optim.lr * rate_at(position.step, total_steps, optim)
-    optimizer.zero_grad(set_to_none=True)
-    loss = module({name: tensor.to(device) for name, tensor in batch.items()})
-    if not bool(torch.isfinite(loss)):
-        raise InputError(
-            f"the loss became {float(loss)} at step {position.step}: the run diverged. Lower optim.lr, raise the "
-            "warm-up, or look for broken features; the last checkpoint is intact."
-        )
-    loss.backward()
-    nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], optim.clip_norm)
-    optimizer.step()
+    position, config, optim, scaler = loop.position, loop.config, loop.optim, loop.stepper.scaler
+    set_rates(loop.optimizer, optim, position.step, loop.steps_per_epoch, config.epochs)
+    ramp = (position.step % loop.steps_per_epoch) / loop.steps_per_epoch
+    loop.optimizer.zero_grad(set_to_none=True)
+    rows = {name: tensor.to(loop.stepper.device, non_blocking=True) for name, tensor in batch.items()}
+    outcome = loop.stepper.backward(
+        {name: tensor for name, tensor in rows.items() if name != VALID},
+        rows[VALID],
+        epoch=position.epoch,
+        seed=hash((config.seed, position.step, loop.rank)) & 0x7FFFFFFF,
+        factor=ramp if position.epoch == optim.loss_ramp_epoch else 1.0,
+    )
+    loss = float(outcome.loss)
+    loop.stepper.watch(loss, outcome, position.step)
+    scaler.unscale_(loop.optimizer)
+    drop_frozen_gradients(loop.optimizer, position.epoch)
+    nn.utils.clip_grad_norm_([p for p in loop.model.parameters() if p.grad is not None], optim.clip_norm)
+    scaler.step(loop.optimizer)
+    scaler.update()
     position.step += 1
-    position.loss_sum += float(loss.detach())
+    position.loss_sum += loss
     position.loss_count += 1
+    if loop.folder is not None:
+        loop.folder.step(position.step, loss)
 
 
-def _restore(recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def _restore(recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, stepper: Stepper) -> Position:
     """Load the latest checkpoint, if there is one."""
     checkpoint = ray_train.get_checkpoint()
     if checkpoint is None:
@@ -312,62 +344,32 @@ def _restore(recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer)
     with checkpoint.as_directory() as folder:
         recipe.load_model(model, os.path.join(folder, "model"))
         state = torch.load(os.path.join(folder, "optimizer.pt"), weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(state["optimizer"])
+        stepper.scaler.load_state_dict(state["scaler"])
         return Position(**json.loads(Path(folder, "position.json").read_text()))
 
 
-def _report(
-    recipe: Recipe,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    position: Position,
-    rank: int,
-    figures: dict[str, Any],
-) -> None:
+def _report(loop: _Loop, figures: dict[str, Any]) -> None:
     """Write a checkpoint on the first worker; every worker reports, as Ray Train demands."""
-    if rank != 0:
+    if loop.folder is None:
         ray_train.report(figures)
         return
     with tempfile.TemporaryDirectory() as folder:
-        recipe.save_model(model, os.path.join(folder, "model"))
-        torch.save(optimizer.state_dict(), os.path.join(folder, "optimizer.pt"))
-        Path(folder, "position.json").write_text(json.dumps(asdict(position)))
+        loop.recipe.save_model(loop.model, os.path.join(folder, "model"))
+        state = {"optimizer": loop.optimizer.state_dict(), "scaler": loop.stepper.scaler.state_dict()}
+        torch.save(state, os.path.join(folder, "optimizer.pt"))
+        Path(folder, "position.json").write_text(json.dumps(asdict(loop.position)))
         checkpoint = ray_train.Checkpoint.from_directory(folder)
-        ray_train.report(figures, checkpoint=checkpoint, checkpoint_dir_name=f"step-{position.step:08d}")
+        ray_train.report(figures, checkpoint=checkpoint, checkpoint_dir_name=f"step-{loop.position.step:08d}")
 
 
-def _keep_best(
-    recipe: Recipe,
-    model: nn.Module,
-    position: Position,
-    figures: dict[str, Any],
-    config: TrainerConfig,
-    output: str,
-) -> None:
+def _keep_best(loop: _Loop, figures: Mapping[str, Any]) -> None:
     """Replace `<output>/best` when this epoch's validation figure is the highest so far."""
-    if config.select_by not in figures:
-        raise InputError(f"select_by is {config.select_by!r}; the validation figures are {', '.join(sorted(figures))}.")
-    if figures[config.select_by] <= position.best:
+    name, position = loop.config.select_by, loop.position
+    if "samples" in figures and name not in figures and (figures["epoch"] + 1) % loop.config.evaluate_every:
         return
-    position.best, position.best_epoch = figures[config.select_by], figures["epoch"]
-    fresh, best = Path(output, "best.new"), Path(output, "best")
-    shutil.rmtree(fresh, ignore_errors=True)
-    recipe.save_model(model, str(fresh))
-    shutil.rmtree(best, ignore_errors=True)
-    fresh.rename(best)
-
-
-def _record(figures: dict[str, Any], writer: Any, output: str) -> None:
-    """Append the epoch to metrics.jsonl and TensorBoard."""
-    with open(Path(output) / METRICS_FILE, "a", encoding="utf-8") as sink:
-        sink.write(json.dumps(figures) + "\n")
-    for name, value in figures.items():
-        if name != "epoch" and isinstance(value, int | float):
-            writer.add_scalar(name, value, figures["epoch"])
-    writer.flush()
-
-
-def _tensorboard(output: str) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(os.path.join(output, "tensorboard"))
+    if name not in figures:
+        raise InputError(f"select_by is {name!r}; the validation figures are {', '.join(sorted(figures))}.")
+    if figures[name] > position.best and loop.folder is not None:
+        position.best, position.best_epoch = figures[name], figures["epoch"]
+        loop.folder.keep_best(lambda folder: loop.recipe.save_model(loop.model, folder))

@@ -22,10 +22,11 @@ ONLY_IN = {
     "ray": ("raydeploy/",),
     "boto3": ("raydeploy/",),
     "h5py": ("xmatch/data/key_files.py", "vokenize/original_tokens.py", "vokenize/original_vokens.py"),
-    "timm": ("xmatch/models/towers/image.py",),
+    "timm": ("xmatch/models/towers/timm_backbones.py",),
     "faiss": ("xmatch/search/faiss_backend.py",),
     "spacy": ("vokenize/original_tokens.py",),
-    "pickle": (),
+    "pickle": ("xmatch/data/legacy_pickle.py",),
+    "nltk": ("xmatch/data/words.py",),
 }
 LAZY = {"faiss", "spacy"}
 

@@ -115,10 +115,10 @@ def read_original_tokens(prefix: str, unit: Literal["line", "sent"] = "line") ->
 
 
 def read_dataset(path: str, name: str) -> npt.NDArray[np.int32]:
-    """A one-dimensional int32 dataset of an HDF5 file.
+    """A one-dimensional dataset of whole numbers of an HDF5 file, as int32.
 
     Raises:
-        InputError: the file is missing or corrupt, or has no such dataset.
+        InputError: the file is missing or corrupt, has no such dataset, or it holds other numbers than int32 can.
     """
     if not os.path.exists(path):
         raise InputError(f"{path!r} does not exist; expected an HDF5 file with dataset {name!r}.")
@@ -126,10 +126,26 @@ def read_dataset(path: str, name: str) -> npt.NDArray[np.int32]:
         with h5py.File(path, "r") as store:
             if name not in store or store[name].ndim != 1:
                 raise InputError(f"{path!r} has no one-dimensional dataset {name!r}; it holds {sorted(store)}.")
-            values: npt.NDArray[np.int32] = store[name][:].astype(np.int32)
-            return values
+            return _as_int32(store[name], path, name)
     except OSError as error:
         raise InputError(f"{path!r} is not a whole HDF5 file ({error}); make it again.") from error
+
+
+def _as_int32(data: Any, path: str, name: str) -> npt.NDArray[np.int32]:
+    if not np.issubdtype(data.dtype, np.integer):
+        raise InputError(
+            f"{path!r}: dataset {name!r} is {data.dtype}; expected whole numbers, int32 as the original's."
+        )
+    values = data[:]
+    limits = np.iinfo(np.int32)
+    outside = np.flatnonzero((values < limits.min) | (values > limits.max))
+    if len(outside):
+        at = int(outside[0])
+        raise InputError(
+            f"{path!r}, dataset {name!r}, row {at}: {values[at]} is no int32; the file is of another kind."
+        )
+    narrow: npt.NDArray[np.int32] = values.astype(np.int32)
+    return narrow
 
 
 def import_tokens(prefix: str, tokenizer: Any) -> pa.Table:

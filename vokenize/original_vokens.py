@@ -57,6 +57,21 @@ def line_vokens(row: dict[str, list[int] | None], level: str, top_k: int) -> lis
     return (row["vokens"] or [])[::top_k]
 
 
+def _top_k(shard: pa.Table, level: str) -> int:
+    """Vokens a place of a shard that holds vokens of `level`.
+
+    Raises:
+        InputError: it holds only the other level.
+    """
+    info = voken_info(shard, "voken shard")
+    if info["level"] not in (level, "both"):
+        raise InputError(
+            f"the vokens were made at level {info['level']!r}, so there are none of level {level!r} to export; run "
+            "vokenize_corpus with --vokenize.level both, or export the level that is there."
+        )
+    return int(info["top_k"])
+
+
 def export_vokens(shards: Iterable[pa.Table], keep: Iterable[bool], base: str, ids: Sequence[str], level: str) -> int:
     """Write BASE, BASE.ids and BASE.hdf5.
 
@@ -69,11 +84,14 @@ def export_vokens(shards: Iterable[pa.Table], keep: Iterable[bool], base: str, i
 
     Returns:
         Vokens written: as many as the token file has tokens.
+
+    Raises:
+        InputError: the shards do not hold vokens of that level.
     """
     wanted, everything = iter(keep), []
     with files.open_atomic(base) as text:
         for shard in shards:
-            top_k = voken_info(shard, base)["top_k"]
+            top_k = _top_k(shard, level)
             for row in shard.to_pylist():
                 if next(wanted):
                     numbers = line_vokens(row, level, top_k)
@@ -115,8 +133,11 @@ def maria_lines(shard: pa.Table, uris: Sequence[str]) -> list[str]:
 
     A line without tokens gives an empty line, so that lines stay aligned with dialogues; the original drops it and
     shifts all that follow.
+
+    Raises:
+        InputError: the shard holds no sentence vokens.
     """
-    top_k = voken_info(shard, "vokens")["top_k"]
+    top_k = _top_k(shard, "sentence")
     found = shard.column("sentence_vokens").to_pylist()
     return ["\t".join(os.path.basename(uris[v]) for v in (row or ())[:top_k]) for row in found]
 

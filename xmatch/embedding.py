@@ -12,13 +12,11 @@ import pyarrow as pa
 import torch
 
 from xmatch.data.decode import UnreadableImage, decode_rgb
+from xmatch.data.feature_sets import VIEW_MARK
 from xmatch.data.steps import StepOutput, no_quarantine, quarantine_table
 from xmatch.data.vectors import make_vectors
 from xmatch.models.dual_encoder import DualEncoder
 from xmatch.models.towers.image import ImageTower, ImageTowerConfig
-
-FLIP_SUFFIX = "#flip"
-"""Ends the id of an image's mirrored view; both views have the image's id as their group."""
 
 
 def pick_device(device: str) -> torch.device:
@@ -32,8 +30,9 @@ class _ImageStep:
     Rows in: id string, uri string, bytes binary (null: the image is read from uri).
     """
 
-    def __init__(self, *, batch_size: int, threads: int, device: str, views: tuple[str, ...]) -> None:
+    def __init__(self, *, batch_size: int, threads: int, device: str, views: tuple[str, ...], dtype: str) -> None:
         self.batch_size, self.threads, self.device, self.views = batch_size, threads, device, views
+        self.dtype = np.dtype(dtype)
         self.seconds: dict[str, float] = {}
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -50,7 +49,7 @@ class _ImageStep:
         broken: list[tuple[str, str, str]] = []
         ids: list[str] = []
         uris: list[str | None] = []
-        vectors: list[npt.NDArray[np.float32]] = []
+        vectors: list[npt.NDArray[np.floating]] = []
         for batch in _batches(rows, self.batch_size):
             pixels = []
             started = time.perf_counter()
@@ -69,33 +68,37 @@ class _ImageStep:
         table = self._table(ids, uris, vectors)
         return StepOutput(table, {"images": len(ids), "quarantined": len(broken)}, quarantine_table(broken))
 
-    def _run(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
-        """(B, 3, H, W) to (B, V, D): one row per view."""
+    def _run(self, pixels: torch.Tensor) -> npt.NDArray[np.floating]:
+        """(B, 3, H, W) to (B, V, K, D): for each view one row, or one row a grid cell."""
         started = time.perf_counter()
         device = pick_device(self.device)
         with torch.inference_mode():
             views = [pixels if view == "center" else pixels.flip(-1) for view in self.views]
             outputs = [self._forward(view.to(device)).float().cpu().numpy() for view in views]
         self.seconds["encoder"] = self.seconds.get("encoder", 0.0) + time.perf_counter() - started
-        return np.stack(outputs, axis=1)
+        stacked = np.stack(outputs, axis=1)
+        return (stacked if stacked.ndim == 4 else stacked[:, :, None]).astype(self.dtype)
 
-    def _width(self) -> int:
-        raise AssertionError("a step of its own kind knows its width")
+    def _shape(self) -> tuple[int, int]:
+        """Rows of one view (0: one pooled vector), and width."""
+        raise AssertionError("a step of its own kind knows its shape")
 
-    def _table(self, ids: list[str], uris: list[str | None], vectors: list[npt.NDArray[np.float32]]) -> pa.Table:
-        count = len(self.views)
-        stacked = np.concatenate(vectors) if vectors else np.zeros((0, count, self._width()), np.float32)
-        names = [i if view == "center" else i + FLIP_SUFFIX for i in ids for view in self.views]
-        groups = [i for i in ids for _ in self.views] if count > 1 else None
-        places = [u for u in uris for _ in self.views]
-        return make_vectors(names, stacked.reshape(len(names), -1), groups=groups, uris=places)
+    def _table(self, ids: list[str], uris: list[str | None], vectors: list[npt.NDArray[np.floating]]) -> pa.Table:
+        cells, width = self._shape()
+        count = max(1, cells)
+        stacked = np.concatenate(vectors) if vectors else np.zeros((0, len(self.views), count, width), self.dtype)
+        views = [i if view == "center" else i + VIEW_MARK for i in ids for view in self.views]
+        names = [f"{view}#{cell:04d}" for view in views for cell in range(count)] if cells else views
+        groups = [view for view in views for _ in range(count)] if cells else None
+        places = [u for u in uris for _ in range(len(self.views) * count)]
+        return make_vectors(names, stacked.reshape(len(names), width), groups=groups, uris=places)
 
 
 class EmbedImages(_ImageStep):
     """Images to the unit embeddings of a saved dual encoder: the rows of a key bank."""
 
     def __init__(self, model: str, *, batch_size: int = 32, threads: int = 1, device: str = "auto") -> None:
-        super().__init__(batch_size=batch_size, threads=threads, device=device, views=("center",))
+        super().__init__(batch_size=batch_size, threads=threads, device=device, views=("center",), dtype="float32")
         self.model = model
         self._loaded: DualEncoder | None = None
 
@@ -110,12 +113,15 @@ class EmbedImages(_ImageStep):
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._encoder().embed_images(pixels)
 
-    def _width(self) -> int:
-        return self._encoder().config.dim
+    def _shape(self) -> tuple[int, int]:
+        return 0, self._encoder().config.dim
 
 
 class ImageFeatures(_ImageStep):
-    """Images to the features of a frozen image tower, before any head; with `flip`, of their mirror images too."""
+    """Images to the features of a frozen image tower, before any head; with `flip`, of their mirror images too.
+
+    A pooled tower gives one row an image and view. A grid tower gives one row a cell, all of one view in one group.
+    """
 
     def __init__(
         self,
@@ -125,8 +131,9 @@ class ImageFeatures(_ImageStep):
         batch_size: int = 32,
         threads: int = 1,
         device: str = "auto",
+        dtype: Literal["float32", "float16"] = "float32",
     ) -> None:
-        super().__init__(batch_size=batch_size, threads=threads, device=device, views=views)
+        super().__init__(batch_size=batch_size, threads=threads, device=device, views=views, dtype=dtype)
         self.config = tower
         self._loaded: ImageTower | None = None
 
@@ -139,8 +146,8 @@ class ImageFeatures(_ImageStep):
         features: torch.Tensor = self._tower()(pixels)
         return features
 
-    def _width(self) -> int:
-        return self._tower().width
+    def _shape(self) -> tuple[int, int]:
+        return self._tower().cells, self._tower().width
 
 
 class EmbedTexts:

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from xmatch.training.optim import decay_groups
-from xmatch.training.recipe import SampleKey
+from xmatch.training.optim import GroupConfig, parameter_groups
+from xmatch.training.recipe import ParameterGroup, Rows, SampleKey
 
 
 class ToyRecipe:
     """Learns y = 2x with dropout; `flag` names a file whose absence makes the worker die once in epoch `die_in`."""
 
     num_samples = 23
+    gathers = True
 
     def __init__(self, *, flag: str = "", die_in: int = -1, seen: str = "", nan_from: int = 10**9) -> None:
         self.flag, self.die_in, self.seen, self.nan_from = flag, die_in, seen, nan_from
@@ -25,8 +26,8 @@ class ToyRecipe:
     def build_model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 3))
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
-        return decay_groups(model, 0.0)
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return parameter_groups(model, GroupConfig())
 
     def batch(self, indices: np.ndarray, key: SampleKey) -> dict[str, torch.Tensor]:
         if self.seen:
@@ -45,8 +46,11 @@ class ToyRecipe:
             return False
         return True
 
-    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return (model(batch["x"]) - 2 * batch["x"]).square().mean()
+    def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
+        return {"x": batch["x"], "y": model(batch["x"])}
+
+    def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
+        return (embeddings["y"] - 2 * embeddings["x"]).square().mean()
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         x = torch.eye(3)

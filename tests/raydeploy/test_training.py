@@ -49,8 +49,3 @@ def test_a_figure_that_is_not_there_is_named(ray_here, tmp_path: Path) -> None:
     config = TrainerConfig(epochs=1, batch_size=4, select_by="recall")
     with pytest.raises(InputError, match="select_by is 'recall'.*rsum"):
         fit(ToyRecipe, config, OPTIM, str(tmp_path))
-
-
-def test_training_into_an_object_store_is_refused() -> None:
-    with pytest.raises(InputError, match="local or shared folder"):
-        fit(ToyRecipe, TrainerConfig(), OPTIM, "s3://bucket/run")

@@ -135,6 +135,48 @@ def test_bad_voken_files_are_named(tmp_path: Path) -> None:
         import_vokens(base, count)
 
 
+@pytest.mark.parametrize(("made", "asked"), [("token", "sentence"), ("sentence", "token")])
+def test_vokens_of_a_level_that_was_not_made_are_not_exported_as_blank_lines(
+    tmp_path: Path, made: str, asked: str
+) -> None:
+    ids, paths, _ = golden_bank()
+    with pytest.raises(InputError, match=f"made at level '{made}', so there are none of level '{asked}'"):
+        export_vokens([voken_table(made)], [True] * 3, str(tmp_path / "v"), ids, asked)
+    assert not list(tmp_path.iterdir())
+    if made == "token":
+        with pytest.raises(InputError, match="level 'sentence'"):
+            maria_lines(voken_table(made), paths)
+    export_vokens([voken_table("both")], [True] * 3, str(tmp_path / "v"), ids, asked)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([1.5, 2.0]), "is float64; expected whole numbers"),
+        (np.array([True, False]), "is bool; expected whole numbers"),
+        (np.array([1, 2**40]), "row 1: 1099511627776 is no int32"),
+        (np.array([2**31], np.uint32), "row 0: 2147483648 is no int32"),
+        (np.array([-(2**31) - 1]), "row 0: -2147483649 is no int32"),
+    ],
+)
+def test_numbers_that_are_no_int32_are_named_not_cast(tmp_path: Path, tokenizer, values, message: str) -> None:
+    with h5py.File(tmp_path / "x.hdf5", "w") as store:
+        store["tokens"] = store["vokens"] = values
+    (tmp_path / "x.line").write_text(f"0\n{len(values)}\n")
+    (tmp_path / "x.ids").write_text("a/b\n")
+    for read in (lambda p: import_tokens(p, tokenizer), lambda p: import_vokens(p, len(values))):
+        with pytest.raises(InputError, match=message):
+            read(str(tmp_path / "x"))
+
+
+def test_whole_numbers_of_another_width_are_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.hdf5", "w") as store:
+        store["tokens"] = np.array([5, 7], np.int64)
+    (tmp_path / "x.line").write_text("0\n2\n")
+    found = read_original_tokens(str(tmp_path / "x")).tokens
+    assert (found.tolist(), found.dtype) == ([5, 7], np.int32)
+
+
 @pytest.mark.parametrize(("length", "voken", "code"), golden("naming")["sent_sign"])
 def test_the_sign_code_equals_the_original(length: int, voken: int, code: list[int]) -> None:
     assert sentence_sign_code(voken, length) == code

@@ -8,6 +8,7 @@ import warnings
 from PIL import Image, ImageFile
 
 from xmatch.data import files
+from xmatch.data.packed_images import read_packed, split_packed
 from xmatch.errors import InputError
 
 MAX_PIXELS = 100_000_000
@@ -22,7 +23,8 @@ def decode_rgb(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image
     """An image as RGB, whole or not at all.
 
     Args:
-        source: a path or URI, or the encoded bytes.
+        source: a path or URI, `PATH.tar#MEMBER` or `PATH.parquet#ID` of an image inside another file, or the encoded
+            bytes.
         max_pixels: width times height allowed.
 
     Raises:
@@ -30,7 +32,7 @@ def decode_rgb(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image
     """
     where = repr(source) if isinstance(source, str) else f"image of {len(source)} bytes"
     try:
-        data = files.read_bytes(source) if isinstance(source, str) else source
+        data = _read(source) if isinstance(source, str) else source
     except InputError as error:
         raise UnreadableImage(str(error)) from error
     if not data:
@@ -49,3 +51,8 @@ def decode_rgb(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"{where} cannot be decoded: {error}") from error
+
+
+def _read(place: str) -> bytes:
+    packed = split_packed(place)
+    return read_packed(*packed) if packed else files.read_bytes(place)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -123,6 +124,33 @@ def _flush_to_disk(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def copy_folder(source: str, target: str) -> None:
+    """Copy every file of a folder, sub-folders included; either side may be a URI. Files there are replaced."""
+    source_system, source_path = filesystem_of(source)
+    target_system, target_path = filesystem_of(target)
+    make_folder(target)
+    pafs.copy_files(source_path, target_path, source_filesystem=source_system, destination_filesystem=target_system)
+
+
+def local_copy(path: str) -> str:
+    """A local path with the content of `path`: itself where it is local, else a copy in a temporary folder.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if not is_uri(path):
+        return path
+    if not exists(path):
+        raise InputError(f"{path!r} does not exist; expected a file or folder there.")
+    place = os.path.join(tempfile.mkdtemp(prefix="copy-"), path.rstrip("/").rsplit("/", 1)[-1])
+    if is_folder(path):
+        copy_folder(path, place)
+    else:
+        with open(place, "wb") as sink:
+            sink.write(read_bytes(path))
+    return place
 
 
 def remove_temporaries(folder: str) -> list[str]:

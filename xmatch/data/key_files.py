@@ -68,7 +68,7 @@ def read_keys(path: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """The `keys` dataset of an HDF5 file, (N, D) float32.
 
     Raises:
-        InputError: the file is missing, corrupt, or has no such dataset.
+        InputError: the file is missing, corrupt, or has no such dataset of floating-point numbers.
     """
     if not os.path.exists(path):
         raise InputError(f"{path!r} does not exist; expected the keys of an image set.")
@@ -76,6 +76,10 @@ def read_keys(path: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         with h5py.File(path, "r") as store:
             if "keys" not in store or store["keys"].ndim != 2:
                 raise InputError(f"{path!r} has no two-dimensional dataset 'keys'; it holds {sorted(store)}.")
+            if not np.issubdtype(store["keys"].dtype, np.floating):
+                raise InputError(
+                    f"{path!r}: 'keys' is a matrix of {store['keys'].dtype}; expected floating-point numbers."
+                )
             found: np.ndarray[tuple[int, int], np.dtype[np.float32]] = store["keys"][:].astype(np.float32)
             return found
     except OSError as error:

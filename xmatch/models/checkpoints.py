@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 import types
 import typing
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ def resolve(folder_or_hub_name: str, **hub: Any) -> str:
     Raises:
         InputError: neither is there.
     """
+    if files.is_uri(folder_or_hub_name):
+        folder_or_hub_name = files.local_copy(folder_or_hub_name)
     if os.path.isdir(folder_or_hub_name):
         if not os.path.exists(os.path.join(folder_or_hub_name, CONFIG)):
             raise InputError(f"{folder_or_hub_name!r} has no {CONFIG}: expected a folder of a saved dual encoder.")
@@ -75,6 +78,11 @@ def save(
     card: str,
 ) -> None:
     """Write every file of a saved model; the weights last, so that a folder with weights is complete."""
+    if files.is_uri(folder):
+        with tempfile.TemporaryDirectory() as local:
+            save(local, config, state, tokenizer, architectures, dtype, card)
+            files.copy_folder(local, folder)
+        return
     Path(folder).mkdir(parents=True, exist_ok=True)
     kind = {"float32": torch.float32, "float16": torch.float16}[dtype]
     settings = {"format": FORMAT_VERSION, **dataclasses.asdict(config)}
@@ -92,6 +100,11 @@ def save(
     temporary = os.path.join(folder, f"{WEIGHTS}{files.TEMPORARY_MARK}{os.getpid()}")
     save_file(tensors, temporary, metadata={"format": "pt"})
     os.replace(temporary, os.path.join(folder, WEIGHTS))
+
+
+def plain(config: Any) -> Any:
+    """A configuration as plain values, as JSON gives them back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def read_config(folder: str, kind: type[T]) -> T:

@@ -21,9 +21,9 @@ from xmatch.errors import InputError
 from xmatch.models import checkpoints
 from xmatch.models.heads import HeadConfig, build_head, normalise
 from xmatch.models.pooling import build_pooling, pool
+from xmatch.models.tokenize import tokenize
 from xmatch.models.towers.image import ImageTower, ImageTowerConfig
 from xmatch.models.towers.text import TextTower, TextTowerConfig
-from xmatch.models.tokenize import tokenize
 
 Pooling = Literal["mean", "max", "kmax", "gpo", "attention", "cls", "last"]
 
@@ -58,7 +58,7 @@ class DualEncoderConfig:
     """Let padded regions count in the image head's batch statistics, as VSE-infinity does."""
 
 
-class DualEncoder(nn.Module, ModelHubMixin, library_name="vokenray", tags=["image-text-retrieval"]):
+class DualEncoder(nn.Module, ModelHubMixin):
     """Images and texts to unit vectors whose inner product is the score of a pair.
 
     Shapes: B batch, K regions or cells, L tokens, C features, D the shared space.
@@ -184,7 +184,8 @@ class DualEncoder(nn.Module, ModelHubMixin, library_name="vokenray", tags=["imag
             projected: torch.Tensor = self.image_head(features)
             return projected
         rows = self.image_head(features[mask])
-        return rows.new_zeros((*mask.shape, rows.shape[-1])).index_put((mask,), rows)
+        padded: torch.Tensor = rows.new_zeros((*mask.shape, rows.shape[-1])).index_put((mask,), rows)
+        return padded
 
     def embed_images(self, pixels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, 3, H, W) pixels, and which grid cells count, to (B, D) unit embeddings."""

@@ -2,168 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
-from xmatch.data.decode import decode_rgb
-from xmatch.data.vectors import matrix, read_vectors
-from xmatch.errors import InputError
+from xmatch.data.augment import SizeAugmentConfig, augment_words
+from xmatch.data.feature_sets import FeatureSets
 from xmatch.evaluation.ranks import image_to_text_ranks, text_to_image_ranks
 from xmatch.evaluation.report import retrieval_figures
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
-from xmatch.training import losses
-from xmatch.training.optim import decay_groups
-from xmatch.training.recipe import SampleKey
+from xmatch.models.tokenize import TokenBatch, caption_tokens, pad_tokens
+from xmatch.training.initial_weights import load_initial, prepare_gradients
+from xmatch.training.objectives import LossConfig, Scored, objective, same_rows
+from xmatch.training.optim import GroupConfig, parameter_groups
+from xmatch.training.recipe import ParameterGroup, Rows, SampleKey
+from xmatch.training.sample_inputs import Draws, FeatureInputs, ImageInputs, PixelInputs
 from xmatch.training.samples import Samples, read_samples
-
-EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Which loss, and its numbers."""
+class RecipeData:
+    """Where a recipe's samples lie: local folders that every worker can read."""
 
-    name: Literal["paired_hinge", "sentence_paired_hinge", "batchwise_hinge", "info_nce", "hardest_triplet"] = (
-        "paired_hinge"
-    )
-    """`paired_hinge`: Vokenization's, per token. `sentence_paired_hinge`: Maria's. The others take all images of the
-    batch as negatives, except other captions' copies of the same image."""
-    margin: float = 0.5
-    """Margin of the hinge losses."""
-    word_dropout: float = 0.0
-    """Share of caption tokens replaced by [UNK] in training; 0 as published."""
-
-
-class Batch(NamedTuple):
-    """Names of a batch's tensors, so that a typo is an attribute error."""
-
-    input_ids: str = "input_ids"  # (B, L) int64
-    attention_mask: str = "attention_mask"  # (B, L) int64
-    image: str = "image"  # (B, C) features or (B, 3, H, W) pixels, float32
-    image_row: str = "image_row"  # (B,) int64
+    train: str
+    """Samples written by `write_samples`."""
+    valid: str
+    """The same, of the split that chooses the best epoch."""
+    features: str = ""
+    """Bank of image features by image id; empty: images are decoded, or the samples name their regions."""
+    init_from: str = ""
+    """Saved model whose weights are the start, where names and shapes agree; empty: none."""
 
 
-KEYS = Batch()
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """Model, loss, augmentation and groups of a recipe."""
+
+    model: DualEncoderConfig
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: SizeAugmentConfig = field(default_factory=SizeAugmentConfig)
+    groups: GroupConfig = field(default_factory=GroupConfig)
+    gradient_checkpointing: bool = False
 
 
 class DualEncoderRecipe:
-    """Trains a `DualEncoder` on captions; a recipe in the sense of `xmatch.training.recipe.Recipe`.
+    """Trains a `DualEncoder` on captioned images; a recipe in the sense of `xmatch.training.recipe.Recipe`.
 
     Args:
-        model: the model's configuration.
-        tokenizer_folder: a folder with the tokenizer, or None for the text tower's own.
-        loss: the loss.
-        weight_decay: of matrices.
-        train_folder, valid_folder: samples written by `write_samples`.
-        features: a bank of image features by image id (frozen tower, no augmentation), or None to decode images.
-        init_from: a saved model to start from, or None.
+        config: model, loss, augmentation.
+        tokenizer: the text tower's.
+        data: the samples.
     """
 
-    def __init__(
-        self,
-        *,
-        model: DualEncoderConfig,
-        tokenizer: PreTrainedTokenizerFast,
-        loss: LossConfig,
-        weight_decay: float,
-        train_folder: str,
-        valid_folder: str,
-        features: str | None,
-    ) -> None:
-        self.config, self.loss_config, self.weight_decay = model, loss, weight_decay
-        self.tokenizer = tokenizer
-        self.train: Samples = read_samples(train_folder)
-        self.valid: Samples = read_samples(valid_folder)
-        self.features = _Features(features, self.train, self.valid) if features else None
-        self._transform: Callable[[Any], torch.Tensor] | None = None
+    def __init__(self, config: RecipeConfig, tokenizer: PreTrainedTokenizerBase, data: RecipeData) -> None:
+        self.config, self.tokenizer, self.data = config, tokenizer, data
+        self.objective = objective(config.loss.name)
+        self.train: Samples = read_samples(data.train)
+        self.valid: Samples = read_samples(data.valid)
+        self._inputs: dict[str, ImageInputs] = {}
 
     @property
     def num_samples(self) -> int:
         """Training captions."""
         return len(self.train.captions)
 
+    @property
+    def gathers(self) -> bool:
+        """Whether negatives come from all workers."""
+        return self.config.loss.negatives == "global"
+
     def build_model(self) -> nn.Module:
-        """The dual encoder; weights not loaded from a checkpoint come from torch's current seed."""
-        model = DualEncoder.from_config(self.config, self.tokenizer)
-        self._transform = model.image_tower.transform(train=self.features is None)
-        if self.features is not None:
-            model.set_feature_statistics(*self.features.statistics())
+        """The dual encoder; weights not loaded from anywhere come from torch's current seed."""
+        model = DualEncoder.from_config(self.config.model, self.tokenizer)
+        load_initial(model, self.data.init_from)
+        self._inputs = {"train": self._inputs_of(model, self.train), "valid": self._inputs_of(model, self.valid)}
+        train = self._inputs["train"]
+        if isinstance(train, FeatureInputs) and self.config.model.scale_features:
+            mean, std = train.sets.statistics(train.views[:, 0])
+            model.set_feature_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+        prepare_gradients(model, self.objective, checkpointing=self.config.gradient_checkpointing)
         return model.train()
 
-    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Matrices with weight decay, everything else without."""
-        return decay_groups(model, self.weight_decay)
+    def _inputs_of(self, model: DualEncoder, samples: Samples) -> ImageInputs:
+        names = samples.images.column("image_id").to_pylist()
+        is_set = model.image_tower.gives_sets
+        if samples.regions is not None:
+            sets = FeatureSets.from_array(samples.regions, names, self.data.train)
+            return FeatureInputs(sets, names, is_set, self.config.augment)
+        if self.data.features:
+            return FeatureInputs(FeatureSets.from_bank(self.data.features), names, is_set, self.config.augment)
+        transform = model.image_tower.transform(train=True)
+        uris = samples.images.column("uri").to_pylist()
+        return PixelInputs(uris, transform, model.image_tower.cells, self.config.augment)
 
-    def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Mapping[str, torch.Tensor]:
-        """Tokenized captions and their images (features or augmented pixels), a function of (key, indices)."""
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        """Trainable parameters by decay, rate and time of thawing."""
+        return parameter_groups(model, self.config.groups)
+
+    def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
+        """Tokenized captions and their images (features or pixels), augmented; a function of (key, indices)."""
         rows = self.train.image_rows[indices]
         captions = self.train.captions.column("caption").take(pa.array(indices)).to_pylist()
-        tokens = self._tokenize(captions)
         draws = [np.random.default_rng((key.seed, key.epoch, int(index))) for index in indices]
-        if self.loss_config.word_dropout:
-            _drop_words(tokens["input_ids"], draws, self.loss_config.word_dropout, self.tokenizer)
-        if self.features is not None:
-            image = self.features.of_train(rows, draws)
-        else:
-            image = self._pixels(rows, draws)
-        return {**tokens, KEYS.image: image, KEYS.image_row: torch.from_numpy(rows.copy())}
+        image = self._inputs["train"].batch(rows, draws)
+        tokens = self.caption_batch(captions, draws)
+        return {
+            "input_ids": tokens.input_ids,
+            "attention_mask": tokens.attention_mask,
+            "image": image.values,
+            "image_mask": image.mask,
+            "image_row": torch.from_numpy(rows.copy()),
+        }
 
-    def _tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        encoded = self.tokenizer(
-            captions, padding=True, truncation=True, max_length=self.config.text.max_len, return_tensors="pt"
-        )
-        return {KEYS.input_ids: encoded["input_ids"], KEYS.attention_mask: encoded["attention_mask"]}
+    def caption_batch(self, captions: Sequence[str], draws: Draws) -> TokenBatch:
+        """Captions with words masked, replaced and deleted as the configuration says, padded."""
+        text, augment = self.config.model.text, self.config.augment
+        tokens = caption_tokens(self.tokenizer, captions, text)
+        if not augment.words:
+            return pad_tokens([row.ids for row in tokens], self.tokenizer, text)
+        unknown = self.tokenizer.unk_token_id or 0
+        mask_id = self.tokenizer.mask_token_id if self.tokenizer.mask_token_id is not None else unknown
+        changed = [
+            augment_words(
+                row.ids,
+                row.words,
+                augment.words,
+                draw,
+                mask_id=int(mask_id),
+                vocab_size=len(self.tokenizer),
+                special_tokens=augment.special_tokens,
+            )
+            for row, draw in zip(tokens, draws, strict=True)
+        ]
+        return pad_tokens(changed, self.tokenizer, text)
 
-    def _pixels(self, rows: npt.NDArray[np.int64], draws: list[np.random.Generator]) -> torch.Tensor:
-        assert self._transform is not None, "build_model comes first"
-        images = []
-        for row, draw in zip(rows, draws, strict=True):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(draw.integers(2**31)))
-                images.append(self._transform(decode_rgb(self.train.images.column("uri")[int(row)].as_py())))
-        return torch.stack(images)
-
-    def loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The scalar loss of a batch."""
+    def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
+        """Text and image embeddings of each sample."""
         assert isinstance(model, DualEncoder)
-        image_rows = batch[KEYS.image_row]
-        if self.features is not None:
-            images = model.image_embeddings_from_features(batch[KEYS.image])
-        else:
-            images = model.embed_images(batch[KEYS.image])
-        ids, mask = batch[KEYS.input_ids], batch[KEYS.attention_mask]
-        name, margin = self.loss_config.name, self.loss_config.margin
-        if name == "paired_hinge":
-            return losses.paired_hinge(model.embed_tokens(ids, mask), images, mask, margin)
-        if name == "sentence_paired_hinge":
-            return losses.sentence_paired_hinge(model.embed_sentences(ids, mask), images, margin, reduction="mean")
-        texts = model.embed_sentences(ids, mask)
-        same = image_rows[:, None] == image_rows[None, :]
-        if name == "info_nce":
-            return losses.info_nce(texts, images, model.logit_scale.exp(), same)
-        all_negatives = {"batchwise_hinge": losses.sentence_batchwise_hinge, "hardest_triplet": losses.hardest_triplet}
-        return all_negatives[name](texts, images, margin, same)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        by_token = self.objective.level == "token"
+        text = model.embed_tokens(ids, mask) if by_token else model.embed_sentences(ids, mask)
+        image = self._inputs["train"].embed(model, batch["image"], batch["image_mask"])
+        rows = {"text": text.float(), "image": image.float(), "image_row": batch["image_row"]}
+        return {**rows, "mask": mask} if by_token else rows
+
+    def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
+        """The scalar loss of all rows given."""
+        assert isinstance(model, DualEncoder)
+        text = embeddings["text"]
+        scored = Scored(
+            text=text,
+            image=embeddings["image"],
+            mask=embeddings.get("mask", torch.ones(text.shape[:-1], device=text.device)),
+            same_image=same_rows(embeddings["image_row"], self.config.loss),
+            logit_scale=model.logit_scale.exp().clamp_max(100.0),
+            logit_bias=model.logit_bias,
+            epoch=epoch,
+        )
+        return self.objective.loss(scored, self.config.loss)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Recall in both directions and rsum on the validation split, with sentence embeddings."""
         assert isinstance(model, DualEncoder)
-        device = next(model.parameters()).device
-        captions = self.valid.captions.column("caption").to_pylist()
-        with torch.inference_mode():
-            texts = model.encode_texts(captions, batch_size=EVALUATION_BATCH)
-            if self.features is not None:
-                features = torch.from_numpy(self.features.of_valid()).to(device)
-                images = model.image_embeddings_from_features(features).float().cpu().numpy()
-            else:
-                images = model.encode_images(self.valid.images.column("uri").to_pylist())
+        texts = model.encode_texts(self.valid.captions.column("caption").to_pylist(), batch_size=128)
+        images = self._inputs["valid"].encode_all(model)
         return retrieval_figures(
             image_to_text_ranks(images, texts, self.valid.image_rows),
             text_to_image_ranks(images, texts, self.valid.image_rows),
@@ -178,57 +186,3 @@ class DualEncoderRecipe:
         """Weights of a folder written by `save_model`."""
         assert isinstance(model, DualEncoder)
         model.load_weights(folder)
-
-
-class _Features:
-    """Image features by image id, aligned to the rows of the training and the validation images.
-
-    A bank may hold several views of an image (rows with one group); training draws one view per sample.
-    """
-
-    def __init__(self, path: str, train: Samples, valid: Samples) -> None:
-        table = read_vectors(path)
-        self.vectors = matrix(table)
-        ids = table.column("id").to_pylist()
-        groups = [group or name for group, name in zip(table.column("group").to_pylist(), ids, strict=True)]
-        views: dict[str, list[int]] = {}
-        for row, group in enumerate(groups):
-            views.setdefault(group, []).append(row)
-        self._train = self._align(path, train, views)
-        self._valid = self._align(path, valid, views)
-
-    @staticmethod
-    def _align(path: str, samples: Samples, views: dict[str, list[int]]) -> npt.NDArray[np.int64]:
-        """(images, views) rows of the bank."""
-        names = samples.images.column("image_id").to_pylist()
-        missing = [name for name in names if name not in views]
-        if missing:
-            raise InputError(
-                f"{path!r} lacks features of {len(missing)} of {len(names)} images, the first is {missing[0]!r}. Look "
-                "into its quarantine folder for the reasons, and mend or remove these images."
-            )
-        return np.array([views[name] for name in names], dtype=np.int64)
-
-    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of each feature over the training images, (C,) each."""
-        rows = self.vectors[self._train[:, 0]].astype(np.float64)
-        return torch.from_numpy(rows.mean(0)).float(), torch.from_numpy(rows.std(0)).float()
-
-    def of_train(self, rows: npt.NDArray[np.int64], draws: list[np.random.Generator]) -> torch.Tensor:
-        """(B, C) features, one view drawn for each sample."""
-        choices = self._train[rows]
-        picked = [choices[i, draw.integers(choices.shape[1])] for i, draw in enumerate(draws)]
-        return torch.from_numpy(self.vectors[picked].astype(np.float32))
-
-    def of_valid(self) -> npt.NDArray[np.float32]:
-        """(images, C) features of the first view."""
-        return self.vectors[self._valid[:, 0]].astype(np.float32)
-
-
-def _drop_words(
-    input_ids: torch.Tensor, draws: list[np.random.Generator], share: float, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Replace a share of the real tokens by [UNK], in place; special tokens stay."""
-    special = torch.isin(input_ids, torch.tensor(tokenizer.all_special_ids))
-    chosen = torch.from_numpy(np.stack([draw.random(input_ids.shape[1]) < share for draw in draws]))
-    input_ids[chosen & ~special] = tokenizer.unk_token_id

@@ -96,34 +96,70 @@ def info_nce(
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def sentence_batchwise_hinge(
-    text: torch.Tensor, image: torch.Tensor, margin: float, same_image: torch.Tensor
+def sigmoid_pairs(
+    text: torch.Tensor,
+    image: torch.Tensor,
+    logit_scale: torch.Tensor,
+    logit_bias: torch.Tensor,
+    same_image: torch.Tensor,
 ) -> torch.Tensor:
-    """Hinge over all negatives of the batch, both directions, averaged over the pairs that count.
+    """Each pair of the batch as a yes-or-no question (SigLIP; Zhai et al. 2023, algorithm 1).
+
+    Args:
+        text: (B, D) unit sentence embeddings.
+        image: (B, D) unit image embeddings.
+        logit_scale: scalar factor from scores to logits.
+        logit_bias: scalar added to the logits.
+        same_image: (B, B) bool; other captions' copies of the same image are left out.
+
+    Returns:
+        The sum over all pairs divided by B.
+    """
+    own = torch.eye(len(text), dtype=torch.bool, device=text.device)
+    signs = torch.where(own, 1.0, -1.0).to(text.dtype)
+    terms = -F.logsigmoid(signs * (text @ image.T * logit_scale + logit_bias))
+    return terms.masked_fill(same_image & ~own, 0.0).sum() / len(text)
+
+
+Reduction = Literal["mean", "sum"]
+
+
+def all_negatives_hinge(
+    text: torch.Tensor, image: torch.Tensor, margin: float, same_image: torch.Tensor, reduction: Reduction = "mean"
+) -> torch.Tensor:
+    """Hinge over all negatives of the batch, both directions (VSE++, equation 5).
 
     Args:
         text: (B, D) unit sentence embeddings.
         image: (B, D) unit image embeddings.
         margin: of the hinge.
         same_image: (B, B) bool; such pairs are no negatives.
+        reduction: "mean" over the pairs that count; "sum" as in the originals (golden `vse_losses`, sum), 2 B (B - 1)
+            margin when all scores are equal.
     """
     scores = text @ image.T
     own, others = scores.diagonal(), (~same_image).to(scores.dtype)
     terms = F.relu(margin - own[:, None] + scores) + F.relu(margin - own[None, :] + scores)
-    return (terms * others).sum() / others.sum().clamp_min(1.0)
+    total = (terms * others).sum()
+    return total if reduction == "sum" else total / others.sum().clamp_min(1.0)
 
 
-def hardest_triplet(text: torch.Tensor, image: torch.Tensor, margin: float, same_image: torch.Tensor) -> torch.Tensor:
-    """Hinge against the hardest negative of the batch in each direction (VSE++, equation 6), mean over pairs.
+def hardest_triplet(
+    text: torch.Tensor, image: torch.Tensor, margin: float, same_image: torch.Tensor, reduction: Reduction = "mean"
+) -> torch.Tensor:
+    """Hinge against the hardest negative of the batch in each direction (VSE++, equation 6).
 
     Args:
         text: (B, D) unit sentence embeddings.
         image: (B, D) unit image embeddings.
         margin: of the hinge.
         same_image: (B, B) bool; such pairs are no negatives.
+        reduction: "mean" over pairs; "sum" as in the originals (golden `vse_losses`, max_violation), 2 B margin when
+            all scores are equal.
     """
     scores = text @ image.T
     own = scores.diagonal()
     negatives = scores.masked_fill(same_image, float("-inf"))
     hardest_image, hardest_text = negatives.max(1).values, negatives.max(0).values
-    return (F.relu(margin - own + hardest_image) + F.relu(margin - own + hardest_text)).mean()
+    terms = F.relu(margin - own + hardest_image) + F.relu(margin - own + hardest_text)
+    return terms.sum() if reduction == "sum" else terms.mean()

@@ -3,43 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+Rows = Mapping[str, torch.Tensor]
+"""Tensors by name whose first axis counts samples."""
+
 
 class SampleKey(NamedTuple):
-    """Where a batch stands in a run; the only source of randomness of its samples."""
+    """Where a batch stands in a run; with the sample's own index the only source of randomness of a sample."""
 
     seed: int
     epoch: int
 
 
+class ParameterGroup(NamedTuple):
+    """Parameters that are stepped alike.
+
+    lr_factor multiplies the rate; frozen_epochs: epochs at the start in which they do not learn.
+    """
+
+    parameters: list[nn.Parameter]
+    weight_decay: float
+    lr_factor: float
+    frozen_epochs: int
+
+
 class Recipe(Protocol):
-    """Everything a trainer needs to know of what it trains."""
+    """Everything a trainer needs to know of what it trains: model, batches, step, evaluation."""
 
     @property
     def num_samples(self) -> int:
         """Samples of one epoch."""
         ...
 
+    @property
+    def gathers(self) -> bool:
+        """Whether the loss spans the rows of all workers (global negatives) or of each alone."""
+        ...
+
     def build_model(self) -> nn.Module:
         """The model with its starting weights; equal for every worker."""
         ...
 
-    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Optimizer parameter groups, trainable parameters only."""
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        """Trainable parameters in groups."""
         ...
 
-    def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Mapping[str, torch.Tensor]:
-        """The samples at `indices` (B,) as tensors; a pure function of its arguments."""
+    def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
+        """The samples at `indices` (B,) as tensors; a pure function of its arguments, row by row."""
         ...
 
-    def loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The scalar loss of one batch on the model's device."""
+    def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
+        """What the loss needs of each sample, rows first; a row depends on its own sample alone."""
+        ...
+
+    def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
+        """The scalar loss of all rows given, on the model's device."""
         ...
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -47,7 +71,7 @@ class Recipe(Protocol):
         ...
 
     def save_model(self, model: nn.Module, folder: str) -> None:
-        """Write the model's weights and configuration into a folder."""
+        """Write the model's weights and configuration into a local folder."""
         ...
 
     def load_model(self, model: nn.Module, folder: str) -> None:

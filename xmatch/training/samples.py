@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,16 @@ import pyarrow as pa
 
 from xmatch.data import files
 from xmatch.data.captions import CaptionSet, read_captions
+from xmatch.data.precomp import Precomp, read_precomp
 from xmatch.errors import InputError
 
 SAMPLE_SCHEMA = pa.schema(
     [("caption_id", pa.string()), ("caption", pa.string()), ("image_id", pa.string()), ("image_row", pa.int64())]
 )
 """One row a caption; `image_row` is the image's row in the image table beside it."""
+
+REGIONS_NOTE = "regions.json"
+"""Beside samples whose images are ready-made regions: where these lie."""
 
 IMAGE_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
 
@@ -26,36 +31,68 @@ class CaptionsConfig:
     """One split of one captioned image set."""
 
     captions: str = ""
-    """Caption file: Karpathy JSON (`dataset_*.json`) or LXMERT JSON (`mscoco_*.json`)."""
+    """Captions: Karpathy, LXMERT or COCO captions JSON; a Conceptual Captions .tsv; a precomputed folder of SCAN or
+    VSE-infinity; .tar or .parquet files, as one file, a folder, or a glob."""
     images: str = ""
-    """Folder with the images."""
+    """Folder with the images, where the captions' place does not hold them."""
     split: str = "train"
-    """Karpathy split, or several joined by commas; LXMERT files have none and take all."""
+    """Karpathy or precomputed split, or several joined by commas; forms without splits take all."""
+
+    source: str = "mscoco"
+    """Language source of a LXMERT file."""
+    inputs: Literal["images", "regions"] = "images"
+    """`regions`: the ready-made features `{split}_ims.npy` of a precomputed folder, instead of photographs."""
 
     def __post_init__(self) -> None:
-        """Both places are needed."""
-        if bool(self.captions) != bool(self.images):
+        """Images need a folder, unless the captions' own place holds them."""
+        if self.images and not self.captions:
             raise InputError("captions and images belong together: give both, the caption file and the image folder.")
+        if self.captions.endswith(".json") and not self.images:
+            raise InputError(f"{self.captions!r} names images: give the folder with them as images, too.")
+        if self.inputs == "regions" and "," in self.split:
+            raise InputError(f"inputs=regions takes one split of a precomputed folder, got {self.split!r}.")
 
 
 class Samples(NamedTuple):
     """Captions and the images they describe, memory-mapped.
 
-    captions: table of SAMPLE_SCHEMA; images: table of IMAGE_SCHEMA; image_rows: (M,) int64, image of each caption.
+    captions: table of SAMPLE_SCHEMA; images: table of IMAGE_SCHEMA; image_rows: (M,) int64, image of each caption;
+    regions: (N, K, C) ready-made features in the order of `images`, or None.
     """
 
     captions: pa.Table
     images: pa.Table
     image_rows: npt.NDArray[np.int64]
+    regions: npt.NDArray[np.floating] | None = None
 
 
 def read_split(config: CaptionsConfig) -> CaptionSet:
     """The captions of a configured split."""
-    return read_captions(config.captions, config.images, config.split)
+    if config.inputs == "regions":
+        return _read_regions(config.captions, config.split).captions
+    return read_captions(config.captions, config.images, config.split, config.source)
 
 
-def write_samples(captions: CaptionSet, folder: str) -> None:
-    """Write captions and images as two Arrow files into `folder`, atomically each."""
+def _read_regions(folder: str, split: str) -> Precomp:
+    """A split of a precomputed folder, which must have features.
+
+    Raises:
+        InputError: it has none.
+    """
+    found = read_precomp(folder, split)
+    if found.regions is None:
+        raise InputError(f"{folder!r} has no {split}_ims.npy; expected the region features of split {split!r} there.")
+    return found
+
+
+def write_samples(captions: CaptionSet, folder: str, config: CaptionsConfig | None = None) -> None:
+    """Write captions and images as two Arrow files into `folder`, atomically each.
+
+    Args:
+        captions: of the split.
+        folder: local folder or URI.
+        config: the split's, where its images are ready-made regions: a note of their place is written, not a copy.
+    """
     rows = np.asarray(captions.caption_image, dtype=np.int64)
     ids = captions.image_ids
     table = pa.table(
@@ -71,12 +108,19 @@ def write_samples(captions: CaptionSet, folder: str) -> None:
     for name, content in (("captions.arrow", table), ("images.arrow", images)):
         with files.open_atomic(files.join(folder, name)) as sink, pa.ipc.new_file(sink, content.schema) as writer:
             writer.write_table(content)
+    if config is not None and config.inputs == "regions":
+        place = config.captions if files.is_uri(config.captions) else os.path.abspath(config.captions)
+        files.write_json(files.join(folder, REGIONS_NOTE), {"folder": place, "split": config.split})
 
 
 def read_samples(folder: str) -> Samples:
-    """Samples written by `write_samples`."""
+    """Samples written by `write_samples`; of a URI, a local copy is made first."""
     captions, images = (
-        pa.ipc.open_file(pa.memory_map(files.join(folder, name))).read_all()
+        pa.ipc.open_file(pa.memory_map(files.local_copy(files.join(folder, name)))).read_all()
         for name in ("captions.arrow", "images.arrow")
     )
-    return Samples(captions, images, captions.column("image_row").to_numpy())
+    note, regions = files.join(folder, REGIONS_NOTE), None
+    if files.exists(note):
+        place = files.read_json(note)
+        regions = _read_regions(place["folder"], place["split"]).regions
+    return Samples(captions, images, captions.column("image_row").to_numpy(), regions)

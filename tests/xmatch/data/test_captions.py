@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 from small_models import karpathy_json
 
 from xmatch.data.captions import read_captions
+from xmatch.data.decode import decode_rgb
 from xmatch.errors import InputError
 
 
@@ -66,3 +69,19 @@ def test_a_file_name_cannot_leave_the_image_folder(tmp_path: Path, image_folder:
     path = karpathy_json(tmp_path / "c.json", {"train": ["../../secret.jpg"]})
     with pytest.raises(InputError, match="would leave"):
         read_captions(path, image_folder, "train")
+
+
+def test_a_folder_without_captions_says_what_it_may_hold(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"_caps\.txt, \*\.tar or \*\.parquet"):
+        read_captions(str(tmp_path), "", "train")
+
+
+def test_a_glob_may_be_a_uri(tmp_path: Path, image_folder: str) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(f"{image_folder}/a.jpg", arcname="a.jpg")
+        text = tarfile.TarInfo("a.txt")
+        text.size = 3
+        tar.addfile(text, io.BytesIO(b"one"))
+    found = read_captions(f"{tmp_path.as_uri()}/*.tar", "", "")
+    assert found.image_paths == [f"{tmp_path.as_uri()}/0.tar#a.jpg"]
+    assert decode_rgb(found.image_paths[0]).mode == "RGB"

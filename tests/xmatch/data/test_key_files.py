@@ -41,3 +41,12 @@ def test_damaged_keys_are_named(tmp_path: Path, damage, message: str) -> None:
     damage(tmp_path)
     with pytest.raises(InputError, match=message):
         import_keys(str(tmp_path), "vg_nococo")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.complex64])
+def test_keys_that_are_no_floats_are_named(tmp_path: Path, dtype) -> None:
+    export_keys(bank(), str(tmp_path))
+    with h5py.File(tmp_path / "vg_nococo.hdf5", "w") as store:
+        store["keys"] = np.ones((2, 2), dtype)
+    with pytest.raises(InputError, match=f"matrix of {np.dtype(dtype)}; expected floating-point"):
+        import_keys(str(tmp_path), "vg_nococo")

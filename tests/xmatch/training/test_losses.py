@@ -67,7 +67,7 @@ def test_a_partner_needs_an_even_batch() -> None:
 
 ALL_NEGATIVES = {
     "info_nce": lambda t, i, s: losses.info_nce(t, i, torch.tensor(10.0), s),
-    "sentence_batchwise_hinge": lambda t, i, s: losses.sentence_batchwise_hinge(t, i, 0.2, s),
+    "all_negatives_hinge": lambda t, i, s: losses.all_negatives_hinge(t, i, 0.2, s),
     "hardest_triplet": lambda t, i, s: losses.hardest_triplet(t, i, 0.2, s),
 }
 

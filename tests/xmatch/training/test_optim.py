@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 
 from xmatch.errors import InputError
-from xmatch.training.optim import OptimConfig, build_optimizer, decay_groups, rate_at
+from xmatch.training.optim import (
+    GroupConfig,
+    OptimConfig,
+    build_optimizer,
+    drop_frozen_gradients,
+    parameter_groups,
+    rate_at,
+    set_rates,
+)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -21,13 +31,60 @@ def test_the_published_rate_is_constant() -> None:
     assert {rate_at(step, 50, OptimConfig()) for step in range(50)} == {1.0}
 
 
+def a_model() -> torch.nn.Module:
+    return torch.nn.Sequential(OrderedDict(first=torch.nn.Linear(3, 2), second=torch.nn.Linear(2, 2)))
+
+
 def test_decay_is_for_trainable_matrices_only() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
-    model[1].requires_grad_(False)
-    with_decay, without = decay_groups(model, 0.1)
-    assert [p.shape for p in with_decay["params"]] == [(2, 3)]
-    assert [p.shape for p in without["params"]] == [(2,)]
-    assert build_optimizer(decay_groups(model, 0.1), OptimConfig()).param_groups[0]["weight_decay"] == 0.0
+    model = a_model()
+    model.second.requires_grad_(False)
+    groups = {group.weight_decay: group.parameters for group in parameter_groups(model, GroupConfig(weight_decay=0.1))}
+    assert [p.shape for p in groups[0.1]] == [(2, 3)]
+    assert [p.shape for p in groups[0.0]] == [(2,)]
+    made = build_optimizer(parameter_groups(model, GroupConfig(weight_decay=0.1)), OptimConfig())
+    assert made.param_groups[0]["weight_decay"] == 0.0
+
+
+def test_groups_have_their_own_rates_and_thaw_later() -> None:
+    model = a_model()
+    config = OptimConfig(
+        lr=0.5, lr_factors={"first": 0.1, "first.bias": 2.0}, frozen_epochs={"second": 1}, decay="all", clip_norm=1.0
+    )
+    optimizer = build_optimizer(parameter_groups(model, config), config)
+    set_rates(optimizer, config, 0, 5, 2)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(model.first.weight)] == pytest.approx(0.05)
+    assert rates[id(model.first.bias)] == 1.0
+    assert rates[id(model.second.weight)] == 0.5
+    for epoch, learns in ((0, False), (1, True)):
+        model(torch.ones(1, 3)).sum().backward()
+        drop_frozen_gradients(optimizer, epoch)
+        assert (model.second.weight.grad is not None) == learns
+        assert model.first.weight.grad is not None
+
+
+def test_a_beginning_that_fits_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"begins with 'frist'.*first, second"):
+        parameter_groups(a_model(), GroupConfig(lr_factors={"frist": 0.1}))
+
+
+def test_steps_fall_at_their_epochs() -> None:
+    config = OptimConfig(schedule="steps", milestones=(15, 20))
+    rates = [rate_at(epoch * 10, 250, config, epoch=epoch) for epoch in (14, 15, 19, 20)]
+    assert rates == pytest.approx([1.0, 0.1, 0.1, 0.01])
+    with pytest.raises(InputError, match="belong together"):
+        OptimConfig(schedule="steps")
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "rmsprop", "sgd"])
+def test_every_optimizer_steps(name: str) -> None:
+    model = a_model()
+    config = OptimConfig(name=name, lr=0.01)
+    optimizer = build_optimizer(parameter_groups(model, config), config)
+    before = model.first.weight.detach().clone()
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, model.first.weight)
 
 
 def test_a_rate_of_zero_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Image towers: pixels to features, from timm, from transformers, or in the layout of the bottom-up-attention detector."""
+"""Image towers: pixels to features; from timm, from transformers, or as the bottom-up-attention detector has them."""
 
 from __future__ import annotations
 

@@ -23,6 +23,9 @@ RESNETS = {
     "resnext101_32x8d": models.resnext101_32x8d,
 }
 LAYOUTS = ("caffe", "torchvision")
+BASE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3"}
+TOP = {"0": "layer4"}
+"""What stands at which place in the two halves of the detector's file."""
 
 
 def build(config: Any) -> nn.Module:
@@ -41,7 +44,7 @@ def build(config: Any) -> nn.Module:
             f"unknown backbone {config.name!r}; give one of {', '.join(RESNETS)}, followed by /caffe or /torchvision."
         )
     with seeded():
-        backbone = RESNETS[name](weights="DEFAULT" if config.weights == "pretrained" else None)
+        backbone: nn.Module = RESNETS[name](weights="DEFAULT" if config.weights == "pretrained" else None)
     if config.weights not in ("pretrained", "none"):
         fill_backbone(backbone, join_halves(read_state(config.weights)), config.weights)
     backbone.fc = nn.Identity()
@@ -58,20 +61,20 @@ def to_caffe_layout(backbone: nn.Module) -> None:
 
 
 def join_halves(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The detector's file as one state dict: `base` holds conv1 … layer3, `top` holds layer4."""
+    """The detector's file as one state dict: `base` holds conv1 … layer3, `top` holds layer4.
+
+    Both are `nn.Sequential`s, whose keys begin with a position: 4 of `base` is layer1, 0 of `top` is layer4.
+    """
     if set(state) != {"base", "top"}:
         return state
-    joined = {**state["base"], **state["top"]}
-    return {_plain_name(key): value for key, value in joined.items()}
+    joined = {_plain_name(key, BASE): value for key, value in state["base"].items()}
+    return joined | {_plain_name(key, TOP): value for key, value in state["top"].items()}
 
 
-_SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-
-
-def _plain_name(key: str) -> str:
-    """A key of a `nn.Sequential` trunk, by position, as torchvision names it; named keys stay."""
+def _plain_name(key: str, places: dict[str, str]) -> str:
+    """A key of a trunk by position, as torchvision names it; named keys stay."""
     head, _, rest = key.partition(".")
-    return f"{_SEQUENTIAL[head]}.{rest}" if head in _SEQUENTIAL else key
+    return f"{places[head]}.{rest}" if head in places else key
 
 
 def features(backbone: Any, pixels: torch.Tensor, config: Any) -> torch.Tensor:

@@ -1,0 +1,48 @@
+"""The originals' backbone files: the detector's two halves, and a plain ResNet(Xt)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from small_originals import Trunk, shaken
+
+from xmatch.errors import InputError
+from xmatch.models.towers.image import ImageTower, ImageTowerConfig
+
+
+def tower(name: str, weights: Path) -> ImageTower:
+    return ImageTower(ImageTowerConfig(kind="updown", name=name, weights=str(weights), output="grid", image_size=64))
+
+
+@pytest.fixture(scope="module")
+def trunk() -> Trunk:
+    torch.manual_seed(5)
+    return shaken(Trunk())
+
+
+def test_the_detectors_halves(tmp_path: Path, trunk: Trunk) -> None:
+    path = tmp_path / "original_updown_backbone.pth"
+    torch.save({"base": trunk.base.state_dict(), "top": trunk.top.state_dict()}, path)
+    assert "0.0.conv1.weight" in trunk.top.state_dict()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(tower("resnet50/caffe", path)(pixels), trunk(pixels), atol=1e-5, rtol=1e-5)
+    torch.save({"base": trunk.base.state_dict(), "top": {}}, path)
+    with pytest.raises(InputError, match="layer4"):
+        tower("resnet50/caffe", path)
+
+
+@pytest.mark.parametrize("name", ["resnet50", pytest.param("resnext101_32x8d", marks=pytest.mark.slow)])
+def test_a_plain_state_dict_with_its_classifier(tmp_path: Path, name: str) -> None:
+    """The WSL ResNeXts have torchvision's keys."""
+    torch.manual_seed(6)
+    net = shaken(getattr(torchvision.models, name)())
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        grid = tower(f"{name}/torchvision", tmp_path / "net.pth")(pixels)
+        net.fc = torch.nn.Identity()
+        torch.testing.assert_close(grid.mean(1), net(pixels), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,95 @@
+"""Every kind of original by name: how its file becomes a model of ours, and how ours becomes its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from xmatch.data import files
+from xmatch.data.words import WordVocabulary
+from xmatch.errors import InputError
+from xmatch.models.dual_encoder import DualEncoder
+from xmatch.models.importers import clip, vokenization, vse_infinity
+
+Kind = Literal["vokenization", "maria", "vse_infinity", "clip", "openai_clip", "agree"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What an import may need beside the file."""
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Of the text tower."""
+    vocabulary: WordVocabulary | None = None
+    """SCAN's, of a BiGRU."""
+    image_name: str = ""
+    """timm's name of the image tower; empty: the published one."""
+    text_name: str = ""
+    """Hub name or folder of the text tower; empty: a BERT."""
+
+
+class Original(NamedTuple):
+    """One kind of original."""
+
+    read: Callable[[str, Given], DualEncoder]
+    write: Callable[[DualEncoder, str], str]
+    """Into a folder; gives the path written."""
+
+
+def _required(given: Given, kind: str) -> PreTrainedTokenizerBase:
+    if given.tokenizer is None:
+        raise InputError(f"a checkpoint of kind {kind!r} does not hold its tokenizer; give it (--tokenizer).")
+    return given.tokenizer
+
+
+def _read_vokenization(kind: str, path: str, given: Given) -> DualEncoder:
+    names = {"image_name": given.image_name} if given.image_name else {}
+    model = vokenization.import_vokenization(path, _required(given, kind), text_name=given.text_name or None, **names)
+    found = model.config.text_head.kind
+    if found != kind:
+        raise InputError(f"{path!r} is a checkpoint of kind {found!r}, not {kind!r}; give --kind {found}.")
+    return model
+
+
+def _vokenization(kind: str) -> Original:
+    return Original(
+        lambda path, given: _read_vokenization(kind, path, given),
+        lambda model, folder: _save(vokenization.export_vokenization(model), folder, "BEST.pth"),
+    )
+
+
+def _save(content: object, folder: str, name: str) -> str:
+    path = files.join(folder, name)
+    with files.open_atomic(path) as sink:
+        torch.save(content, sink)
+    return path
+
+
+def _write_clip(model: DualEncoder, folder: str) -> str:
+    clip.write_clip(model, folder)
+    return folder
+
+
+ORIGINALS: dict[str, Original] = {
+    "vokenization": _vokenization("vokenization"),
+    "maria": _vokenization("maria"),
+    "vse_infinity": Original(
+        lambda path, given: vse_infinity.import_vse_infinity(
+            path, tokenizer=given.tokenizer, vocabulary=given.vocabulary
+        ),
+        lambda model, folder: _save(vse_infinity.export_vse_infinity(model), folder, "model_best.pth"),
+    ),
+    "clip": Original(lambda path, given: clip.import_clip(path, given.tokenizer), _write_clip),
+    "openai_clip": Original(
+        lambda path, given: clip.import_openai_clip(path, _required(given, "openai_clip")),
+        lambda model, folder: _save(clip.export_openai_clip(model), folder, "clip.pt"),
+    ),
+    "agree": Original(
+        lambda path, given: clip.import_agree(path, _required(given, "agree")),
+        lambda model, folder: _save(clip.export_agree(model), folder, "epoch_0.pt"),
+    ),
+}

@@ -1,0 +1,85 @@
+"""What a model starts from, and which of its parameters learn."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from xmatch.errors import InputError
+from xmatch.models import checkpoints
+from xmatch.models.dual_encoder import DualEncoder
+from xmatch.training.objectives import Objective
+
+
+def load_initial(model: DualEncoder, init_from: str) -> list[str]:
+    """Take over the weights of a saved model wherever name and shape agree.
+
+    Args:
+        model: changed in place.
+        init_from: folder or hub name of a saved model; empty: nothing happens.
+
+    Returns:
+        The names taken over.
+
+    Raises:
+        InputError: nothing agrees, or the two models read different words.
+    """
+    if not init_from:
+        return []
+    folder = checkpoints.resolve(init_from)
+    state, own = load_file(os.path.join(folder, checkpoints.WEIGHTS)), model.state_dict()
+    taken = [name for name, value in state.items() if name in own and own[name].shape == value.shape]
+    if not taken:
+        raise InputError(f"no weight of {init_from!r} has the name and shape of one of this model; choose another.")
+    if any(name.startswith("text_tower.") for name in taken):
+        theirs = checkpoints.read_tokenizer(folder).get_vocab()
+        if theirs != model.tokenizer.get_vocab():
+            raise InputError(
+                f"{init_from!r} reads other words than this model ({len(theirs)} and {len(model.tokenizer)}); its text "
+                "tower would see wrong ids. Train with its tokenizer: --tokenizer, the same folder."
+            )
+    model.load_state_dict({name: state[name].to(own[name].dtype) for name in taken}, strict=False)
+    return taken
+
+
+def prepare_gradients(model: DualEncoder, objective: Objective, *, checkpointing: bool) -> None:
+    """Leave out of training what the loss does not reach, and set gradient checkpointing of the towers.
+
+    Raises:
+        InputError: a tower that learns cannot checkpoint its gradients.
+    """
+    for name in ("logit_scale", "logit_bias"):
+        getattr(model, name).requires_grad_(name in objective.learns)
+    if objective.level == "token":
+        for parameter in model.text_pool.parameters():
+            parameter.requires_grad_(False)
+    if not checkpointing:
+        return
+    for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
+        if any(parameter.requires_grad for parameter in tower.parameters()):
+            _checkpoint_gradients(name, tower.backbone)
+
+
+def _checkpoint_gradients(name: str, backbone: Any) -> None:
+    if hasattr(backbone, "gradient_checkpointing_enable"):
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    elif hasattr(backbone, "set_grad_checkpointing"):
+        backbone.set_grad_checkpointing(True)
+    else:
+        raise InputError(
+            f"the {name} tower, a {type(backbone).__name__}, cannot checkpoint its gradients; leave out "
+            "trainer.gradient_checkpointing, or freeze that tower."
+        )
+
+
+def trains_batch_norm(model: nn.Module) -> bool:
+    """Whether a BatchNorm of the model normalises by the batch it sees."""
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(norm.training and _is_used(norm) for norm in norms)
+
+
+def _is_used(norm: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in norm.parameters())

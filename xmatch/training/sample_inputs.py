@@ -1,0 +1,122 @@
+"""Where the image side of a batch comes from: decoded pixels, or ready-made features; and the augmentation of both.
+
+Every draw comes from the sample's own generator, so a batch does not depend on who else is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from xmatch.data.augment import SizeAugmentConfig, keep_cells, keep_regions
+from xmatch.data.decode import decode_rgb
+from xmatch.data.feature_sets import FeatureSets
+from xmatch.models.dual_encoder import DualEncoder
+
+EVALUATION_BATCH = 128
+Draws = Sequence[np.random.Generator]
+
+
+class ImageBatch(NamedTuple):
+    """Pixels (B, 3, H, W), features (B, C) or sets (B, K, C), and which cells or regions count, (B, K) bool."""
+
+    values: torch.Tensor
+    mask: torch.Tensor
+
+
+class ImageInputs(Protocol):
+    """The images of one split, by row."""
+
+    def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> ImageBatch:
+        """Training inputs of images (B,), augmented."""
+        ...
+
+    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, D) unit embeddings of such a batch."""
+        ...
+
+    def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
+        """(N, D) embeddings of all images of the split, nothing dropped."""
+        ...
+
+
+class PixelInputs:
+    """Images decoded anew each time.
+
+    Args:
+        uris: of the split's images.
+        transform: from a decoded image to pixels, drawing from torch's generator.
+        cells: grid cells of an image; 0 for pooled towers.
+        augment: how many cells are dropped.
+    """
+
+    def __init__(
+        self, uris: Sequence[str], transform: Callable[[Any], torch.Tensor], cells: int, augment: SizeAugmentConfig
+    ) -> None:
+        self.uris, self.transform, self.cells, self.augment = uris, transform, cells, augment
+
+    def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> ImageBatch:
+        """Decoded, cropped and mirrored pixels, and which grid cells stay."""
+        images, kept = [], []
+        for row, draw in zip(rows, draws, strict=True):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(draw.integers(2**31)))
+                images.append(self.transform(decode_rgb(self.uris[int(row)])))
+            kept.append(keep_cells(max(1, self.cells), self.augment.cells, draw))
+        return ImageBatch(torch.stack(images), torch.from_numpy(np.stack(kept)))
+
+    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Through tower, head and pooling."""
+        return model.embed_images(values, mask if self.cells else None)
+
+    def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
+        """Decode and embed every image of the split."""
+        return model.encode_images(list(self.uris))
+
+
+class FeatureInputs:
+    """Ready-made features of a split's images; where they have a mirrored view, one of the two is drawn.
+
+    Args:
+        sets: features by image id.
+        names: ids of the split's images, in row order.
+        is_set: regions or cells (B, K, C) rather than one vector (B, C).
+        augment: how many regions or cells are dropped.
+    """
+
+    def __init__(self, sets: FeatureSets, names: Sequence[str], is_set: bool, augment: SizeAugmentConfig) -> None:
+        self.sets, self.is_set, self.augment = sets, is_set, augment
+        self.views = sets.require(names)
+
+    def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> ImageBatch:
+        """Features of one view of each image, and which members stay."""
+        views = self.views[rows]
+        drawn = np.array([draw.integers(views.shape[1]) for draw in draws], dtype=np.int64)
+        features, mask = self.sets.take(views[np.arange(len(rows)), drawn])
+        for place, draw in enumerate(draws if self.is_set else ()):
+            count = int(mask[place].sum())
+            kept = keep_regions(count, self.augment.regions, draw) & keep_cells(count, self.augment.cells, draw)
+            mask[place, :count] &= kept if kept.any() else True
+        return ImageBatch(torch.from_numpy(features), torch.from_numpy(mask))
+
+    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Through head and pooling."""
+        values = values.float()
+        if self.is_set:
+            return model.image_embeddings_from_features(values, mask)
+        return model.image_embeddings_from_features(values[:, 0])
+
+    def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
+        """Embed every image of the split, block by block."""
+        outputs = [np.zeros((0, model.config.dim), np.float32)]
+        for start in range(0, len(self.views), EVALUATION_BATCH):
+            features, mask = self.sets.take(self.views[start : start + EVALUATION_BATCH, 0])
+            if self.is_set:
+                outputs.append(model.encode_features(features, mask, EVALUATION_BATCH))
+            else:
+                outputs.append(model.encode_features(features[:, 0], None, EVALUATION_BATCH))
+        return np.concatenate(outputs)

@@ -1,0 +1,218 @@
+"""One training step: embeddings of a batch, the loss over the rows of all workers, and its gradients.
+
+Three ways to the same end. *Whole*: one forward, one backward. *Accumulated*: several smaller batches, each with
+negatives of its own, one after the other. *Cached*: the loss of the whole batch with the memory of a part of it; first
+all embeddings without a graph, then their gradients, then part by part again with a graph (Gao et al. 2021, "Scaling
+deep contrastive learning batch size under memory limited setup").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from xmatch.errors import InputError
+from xmatch.training.gather import gather_rows, world_size
+from xmatch.training.initial_weights import trains_batch_norm
+from xmatch.training.recipe import Recipe, Rows
+from xmatch.training.watch import Watch
+
+BUCKET_ELEMENTS = 1 << 24
+"""Gradient numbers averaged in one collective."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """How one step is computed."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the towers' forward passes; losses and weights stay float32."""
+    accumulate: int = 1
+    """Cut each worker's batch into so many, each with negatives of its own, and add up their gradients."""
+    cached_rows: int = 0
+    """Rows of a worker's batch that have a graph at one time, while the loss spans all rows; 0: all of them."""
+    gradient_checkpointing: bool = False
+    """Compute the towers' activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the towers with torch.compile; needs a C++ compiler on a CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse what excludes each other."""
+        if self.accumulate < 1 or self.cached_rows < 0:
+            raise InputError("step.accumulate must be at least 1 and step.cached_rows at least 0.")
+        if self.accumulate > 1 and self.cached_rows:
+            raise InputError("step.accumulate and step.cached_rows are two ways to save memory; choose one.")
+
+
+def check_step(model: nn.Module, config: StepConfig) -> None:
+    """Refuse to cut batches where BatchNorm would see the parts instead of the whole.
+
+    Raises:
+        InputError: the model normalises by its batch.
+    """
+    if (config.accumulate > 1 or config.cached_rows) and trains_batch_norm(model):
+        name = "step.accumulate" if config.accumulate > 1 else "step.cached_rows"
+        raise InputError(
+            f"{name} cuts a batch into parts, but this model has a BatchNorm in training mode, whose statistics would "
+            "be those of a part: the result would differ from the whole batch. Use another head (image_head.kind=fc), "
+            "or leave that setting out."
+        )
+
+
+class Stepper:
+    """Computes losses and gradients of a recipe's batches.
+
+    Args:
+        recipe: what is trained.
+        model: the recipe's model, on its device.
+        config: how.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module, config: StepConfig) -> None:
+        check_step(model, config)
+        self.recipe, self.model, self.config = recipe, model, config
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        embed: Callable[[Rows], dict[str, torch.Tensor]] = lambda batch: recipe.embed(model, batch)  # noqa: E731
+        self._watch = Watch()
+        self._embed = torch.compile(embed) if config.compile else embed
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.config.precision != "fp32")
+
+    def embed(self, batch: Rows) -> dict[str, torch.Tensor]:
+        """Embeddings of this worker's rows, padding rows included."""
+        with self._autocast():
+            return self._embed(batch)
+
+    def loss_of(self, embeddings: Rows, valid: torch.Tensor, epoch: int) -> torch.Tensor:
+        """The loss of the real rows: of all workers where the recipe gathers, else of this one."""
+        if self.recipe.gathers:
+            embeddings, valid = _gather(embeddings), gather_rows(valid)
+        if not bool(valid.all()):
+            embeddings = {name: rows[valid] for name, rows in embeddings.items()}
+        if not len(next(iter(embeddings.values()))):
+            return torch.stack([rows.sum() * 0.0 for rows in embeddings.values() if rows.is_floating_point()]).sum()
+        return self.recipe.loss(self.model, embeddings, epoch)
+
+    def backward(self, batch: Rows, valid: torch.Tensor, *, epoch: int, seed: int, factor: float = 1.0) -> StepOutcome:
+        """Put the gradients of one batch, averaged over workers, into the parameters.
+
+        Args:
+            batch: this worker's rows, on its device.
+            valid: (b,) bool; false for rows that only fill up.
+            epoch: 0-based.
+            seed: of dropout.
+            factor: multiplies the loss before its gradient is taken.
+        """
+        if self.config.cached_rows:
+            outcome = self._cached(batch, valid, epoch, seed, factor)
+        else:
+            outcome = self._accumulated(batch, valid, epoch, seed, factor)
+        average_gradients(self.model)
+        return outcome
+
+    def watch(self, loss: float, outcome: StepOutcome, step: int) -> None:
+        """Stop a run that has diverged or collapsed; see `xmatch.training.watch`."""
+        self._watch.step(loss, outcome.embeddings, step)
+
+    def _accumulated(self, batch: Rows, valid: torch.Tensor, epoch: int, seed: int, factor: float) -> StepOutcome:
+        rows = -(-len(valid) // self.config.accumulate)
+        total, seen = torch.zeros((), device=self.device), {}
+        for number, (part, real) in enumerate(_parts(batch, valid, rows)):
+            torch.manual_seed(seed + number)
+            embeddings = self.embed(part)
+            loss = self.loss_of(embeddings, real, epoch) / self.config.accumulate
+            self.scaler.scale(loss * factor).backward()
+            total, seen = total + loss.detach(), embeddings
+        return StepOutcome(total, {name: rows.detach() for name, rows in seen.items()})
+
+    def _cached(self, batch: Rows, valid: torch.Tensor, epoch: int, seed: int, factor: float) -> StepOutcome:
+        parts = [part for part, _ in _parts(batch, valid, self.config.cached_rows)]
+        outputs: list[dict[str, torch.Tensor]] = []
+        for number, part in enumerate(parts):
+            torch.manual_seed(seed + number)
+            with torch.no_grad():
+                outputs.append(self.embed(part))
+        joined = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
+        leaves = {name: rows.requires_grad_(rows.is_floating_point()) for name, rows in joined.items()}
+        loss = self.loss_of(leaves, valid, epoch)
+        self.scaler.scale(loss * factor).backward()
+        for number, part in enumerate(parts):
+            torch.manual_seed(seed + number)
+            again = self.embed(part)
+            start = number * self.config.cached_rows
+            learning, gradients = [], []
+            for name, rows in again.items():
+                whole = leaves[name].grad
+                if rows.requires_grad and whole is not None:
+                    learning.append(rows)
+                    gradients.append(whole[start : start + len(rows)])
+            torch.autograd.backward(learning, gradients)
+        return StepOutcome(loss.detach(), {name: rows.detach() for name, rows in leaves.items()})
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The loss of a step, and the last embeddings of this worker, for those who watch."""
+
+    loss: torch.Tensor
+    embeddings: dict[str, torch.Tensor]
+
+
+def _parts(batch: Rows, valid: torch.Tensor, rows: int) -> Iterator[tuple[Rows, torch.Tensor]]:
+    for start in range(0, len(valid), rows):
+        piece = slice(start, start + rows)
+        yield {name: tensor[piece] for name, tensor in batch.items()}, valid[piece]
+
+
+def _gather(embeddings: Rows) -> dict[str, torch.Tensor]:
+    """The rows of all workers; second axes (tokens) are padded with zeros to the longest of any worker."""
+    if world_size() == 1:
+        return dict(embeddings)
+    return {name: gather_rows(_to_common_width(rows)) for name, rows in sorted(embeddings.items())}
+
+
+def _to_common_width(rows: torch.Tensor) -> torch.Tensor:
+    if rows.ndim < 2:
+        return rows
+    width = torch.tensor(rows.shape[1], device=rows.device)
+    dist.all_reduce(width, op=dist.ReduceOp.MAX)
+    missing = int(width) - rows.shape[1]
+    if not missing:
+        return rows
+    return torch.cat([rows, rows.new_zeros((len(rows), missing, *rows.shape[2:]))], dim=1)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Average the gradients over workers, in buckets; nothing happens where there is one worker.
+
+    This stands in place of DistributedDataParallel, whose hooks expect one backward pass through its own forward:
+    gathered losses use parameters outside of it, and cached steps go backward several times.
+    """
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    bucket: list[torch.Tensor] = []
+    for gradient in gradients:
+        bucket.append(gradient)
+        if sum(g.numel() for g in bucket) >= BUCKET_ELEMENTS:
+            _average(bucket)
+            bucket = []
+    if bucket:
+        _average(bucket)
+
+
+def _average(bucket: list[torch.Tensor]) -> None:
+    flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+        gradient.copy_(part.reshape(gradient.shape))
