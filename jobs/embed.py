@@ -1,4 +1,4 @@
-"""Turn images into a key bank, or texts into a bank of sentence embeddings."""
+"""Turn images into a key bank, texts into sentence embeddings, or both into features of frozen towers for training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raydeploy.connect import RayConfig
+from raydeploy.feature_bank import image_feature_bank, text_feature_bank
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
@@ -18,18 +19,34 @@ from xmatch.data.text_lines import LineSource, TextReader, plan_line_shards
 from xmatch.embedding import EmbedImages, EmbedTexts
 from xmatch.errors import InputError
 from xmatch.models.checkpoints import model_hash
+from xmatch.models.towers.image import ImageTowerConfig
+from xmatch.models.towers.text import TextTowerConfig
+from xmatch.training.samples import CaptionsConfig, read_split
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
     """Settings of one embedding run."""
 
-    side: Literal["image", "text"]
-    """Which tower: `image` makes a key bank, `text` a bank of sentence embeddings."""
-    model: str
-    """Dual encoder: a folder, or a hub name."""
+    side: Literal["image", "text", "image_features", "text_features"]
+    """`image` makes a key bank, `text` a bank of sentence embeddings. `image_features` and `text_features` run a frozen
+    tower over captioned splits once, so that training need not: see features and text_features of train_xmatch."""
     output: str
     """Folder for the bank."""
+    model: str = ""
+    """Dual encoder of `image` and `text`: a folder, or a hub name."""
+    captions: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(split="train,val,test"))
+    """The captioned splits of the feature sides; ids are those that training looks up."""
+    image_tower: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    """The tower of `image_features`, as model.image of the training run."""
+    text_tower: TextTowerConfig = field(default_factory=TextTowerConfig)
+    """The tower of `text_features`, as model.text of the training run."""
+    flip: bool = False
+    """Features of mirrored images too, for training with augment=flip (`image_features`)."""
+    tokenizer: str = ""
+    """Tokenizer of the text tower; empty: its own (`text_features`)."""
+    feature_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of features."""
     images: ImageSource = field(default_factory=ImageSource)
     """The images of `--side image`."""
     texts: LineSource = field(default_factory=LineSource)
@@ -45,6 +62,14 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Each side needs its own input."""
+        if self.side.endswith("features"):
+            if not self.captions.captions:
+                raise InputError(
+                    f"--side {self.side} needs captioned splits: give --captions.captions and --captions.split."
+                )
+            return
+        if not self.model:
+            raise InputError(f"--side {self.side} needs --model, a saved dual encoder.")
         if self.side == "image" and not self.images.root:
             raise InputError("--side image needs images: give --images.root and --images.set_name.")
         if self.side == "text" and not self.texts.path:
@@ -63,7 +88,14 @@ def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, Step]:
 
 
 def plan(config: EmbedConfig) -> Plan:
-    """Shards and layout."""
+    """Shards and layout, or the splits and the tower."""
+    if config.side.endswith("features"):
+        split = read_split(config.captions)
+        tower = config.image_tower.name if config.side == "image_features" else config.text_tower.name
+        size = f"{len(split.captions):,} captions of {len(split.image_ids):,} images"
+        return Plan(
+            [("side", config.side), ("tower", str(tower)), ("splits", config.captions.split), ("holding", size)]
+        )
     shards, _, _ = work_of(config)
     return Plan(
         [
@@ -74,8 +106,41 @@ def plan(config: EmbedConfig) -> Plan:
     )
 
 
+def features(config: EmbedConfig, run: Run) -> Report:
+    """Run a frozen tower over the splits."""
+    split = read_split(config.captions)
+    if config.side == "image_features":
+        with run.progress(len(split.image_ids), "images") as progress:
+            bank = image_feature_bank(
+                config.image_tower,
+                [split],
+                config.output,
+                has_flip=config.flip,
+                dtype=config.feature_dtype,
+                ray=config.ray,
+                advance=progress.advance,
+            )
+        return Report([("bank", bank), *progress.rates()])
+    tokenizer = config.tokenizer or config.text_tower.name
+    if not tokenizer:
+        raise InputError("--side text_features needs --text_tower.name: a tower from scratch has learnt nothing.")
+    with run.progress(len(split.captions), "captions") as progress:
+        bank = text_feature_bank(
+            config.text_tower,
+            tokenizer,
+            [split],
+            config.output,
+            dtype=config.feature_dtype,
+            ray=config.ray,
+            advance=progress.advance,
+        )
+    return Report([("bank", bank), *progress.rates()])
+
+
 def body(config: EmbedConfig, run: Run) -> Report:
     """Stream the shards through the tower."""
+    if config.side.endswith("features"):
+        return features(config, run)
     shards, reader, step = work_of(config)
     source = repr(config.images) if config.side == "image" else f"{config.texts} {files.sha256(config.texts.path)}"
     identity = {"side": config.side, "model": model_hash(config.model), "source": source, "batch": config.batch_size}

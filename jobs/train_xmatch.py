@@ -11,17 +11,14 @@ from typing import Any, Literal
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from raydeploy.connect import RayConfig
-from raydeploy.ledger import Ledger
+from raydeploy.feature_bank import image_feature_bank, require_same_tower, text_feature_bank
 from raydeploy.run import Plan, Report, Run, run_job
-from raydeploy.streams import run_shards
 from raydeploy.training import TrainerConfig, fit
 from xmatch.data import files
 from xmatch.data.augment import SizeAugmentConfig
 from xmatch.data.captions import CaptionSet
-from xmatch.data.image_listing import image_listing, plan_listing_shards, read_listing
 from xmatch.data.tokenizers import train_wordpiece
 from xmatch.data.words import build_vocabulary, read_vocabulary, wrap_words
-from xmatch.embedding import ImageFeatures
 from xmatch.errors import InputError
 from xmatch.models import checkpoints
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -60,7 +57,10 @@ class TrainXmatchConfig:
     size_augment: SizeAugmentConfig = field(default_factory=SizeAugmentConfig)
     """How many words, regions and grid cells are dropped."""
     features: str = ""
-    """Bank of image features made by embed --side features; empty: made here where `augment` allows."""
+    """Bank of image features made by embed --side image_features; empty: made here where `augment` allows."""
+    text_features: str = ""
+    """Bank of text features made by embed --side text_features, or `compute` to make it here; empty: captions run
+    through the text tower in every step."""
     feature_dtype: Literal["float32", "float16"] = "float32"
     """Number format of features computed here."""
     init_from: str = ""
@@ -76,12 +76,22 @@ class TrainXmatchConfig:
         """Refuse what cannot work before anything starts."""
         if not self.train.captions or not self.valid.captions:
             raise InputError("give train.captions and valid.captions, and the folders of their images.")
+        if self.recipe == "dual_encoder" and "text" in (self.train.inputs, self.valid.inputs):
+            raise InputError("inputs=text has captions without images: use it with recipe=text_pairs.")
         caches = self.augment != "random_crop" or bool(self.features)
         if caches and self.model.image.trainable != "none":
             raise InputError(
                 f"image features computed once need a frozen image tower, but model.image.trainable is "
                 f"{self.model.image.trainable!r}: the features would change with every step. Use augment=random_crop "
                 "without features, or model.image.trainable=none."
+            )
+        if self.text_features and (
+            self.model.text.trainable or self.size_augment.words or self.recipe != "dual_encoder"
+        ):
+            raise InputError(
+                "text features computed once need recipe=dual_encoder, a frozen text tower and whole captions: with "
+                "model.text.trainable=true they change with every step, with size_augment.words in every epoch. Set "
+                "model.text.trainable=false and size_augment.words=0, or leave text_features out."
             )
         if self.features and self.augment == "random_crop":
             raise InputError(
@@ -144,9 +154,7 @@ def body(config: TrainXmatchConfig, run: Run) -> Report:
     write_samples(train, data["train"], config.train)
     write_samples(valid, data["valid"], config.valid)
     seen = seen_record(train, role="train" if config.recipe == "dual_encoder" else "text_pretraining")
-    features = compute_features(config, run, [train, valid]) if config.computes_features else config.features
-    if config.features:
-        require_same_tower(config)
+    banks = image_features(config, run, [train, valid]), text_features(config, run, [train, valid])
     recipe = partial(
         RECIPES[config.recipe],
         RecipeConfig(
@@ -157,7 +165,13 @@ def body(config: TrainXmatchConfig, run: Run) -> Report:
             gradient_checkpointing=config.trainer.gradient_checkpointing,
         ),
         build_tokenizer(config, train.captions),
-        RecipeData(train=data["train"], valid=data["valid"], features=features, init_from=config.init_from),
+        RecipeData(
+            train=data["train"],
+            valid=data["valid"],
+            features=banks[0],
+            text_features=banks[1],
+            init_from=config.init_from,
+        ),
     )
     with run.progress(config.trainer.epochs, "epochs") as progress:
         result = fit(recipe, config.trainer, config.optim, config.output, on_epoch=progress.figures)
@@ -193,54 +207,42 @@ def model_card(config: TrainXmatchConfig, best: dict[str, Any], train: CaptionSe
     )
 
 
-def compute_features(config: TrainXmatchConfig, run: Run, splits: Sequence[CaptionSet]) -> str:
-    """The frozen image tower's features of every image of the splits, as a resumable bank; its folder."""
-    folder = files.join(config.output, "features")
-    images = {i: p for split in splits for i, p in zip(split.image_ids, split.image_paths, strict=True)}
-    listing = files.join(config.output, "data", "images.parquet")
-    files.write_parquet(listing, image_listing(list(images), list(images.values())))
-    views: tuple[Literal["center", "flip"], ...] = ("center", "flip") if config.augment == "flip" else ("center",)
-    step = ImageFeatures(
-        config.model.image, views=views, threads=int(config.ray.cpus_per_actor), dtype=config.feature_dtype
-    )
-    shards = plan_listing_shards(listing, images_per_shard=512)
-    identity = {
-        "tower": tower_identity(config),
-        "views": list(views),
-        "dtype": config.feature_dtype,
-        "images": files.sha256(listing),
-    }
-    ledger = Ledger(folder, identity)
-    with run.progress(len(images), "images") as progress:
-        for report in run_shards(shards, read_listing, step, ledger, suffix="arrow", ray=config.ray):
-            progress.advance(report.counts["images"] + report.counts["quarantined"])
-    ledger.finish([shard.id for shard in shards])
-    return files.join(folder, "shards")
+def image_features(config: TrainXmatchConfig, run: Run, splits: Sequence[CaptionSet]) -> str:
+    """The bank of the frozen image tower's features: the one given, or made here; empty where the tower runs."""
+    if config.features:
+        require_same_tower(config.features, config.model.image, "model.image")
+    if not config.computes_features:
+        return config.features
+    with run.progress(len({i for split in splits for i in split.image_ids}), "images") as progress:
+        return image_feature_bank(
+            config.model.image,
+            splits,
+            files.join(config.output, "features"),
+            has_flip=config.augment == "flip",
+            dtype=config.feature_dtype,
+            ray=config.ray,
+            advance=progress.advance,
+        )
 
 
-def tower_identity(config: TrainXmatchConfig) -> dict[str, Any]:
-    """What decides the features of an image, as plain values."""
-    values: dict[str, Any] = checkpoints.plain(config.model.image)
-    return values
-
-
-def require_same_tower(config: TrainXmatchConfig) -> None:
-    """Check that a bank of features was made by the tower of the model that is trained on it.
-
-    Raises:
-        InputError: it was made by another; says in what they differ.
-    """
-    for folder in (config.features, config.features.rstrip("/").rsplit("/", 1)[0]):
-        path = files.join(folder, "identity.json")
-        if files.exists(path):
-            there, here = files.read_json(path).get("tower", {}), tower_identity(config)
-            names = [n for n in here if n != "trainable" and there.get(n) != here[n]] if there else []
-            if names:
-                raise InputError(
-                    f"{config.features!r} holds features of another image tower: model.image.{names[0]} was "
-                    f"{there.get(names[0])!r} and is {here[names[0]]!r} now. Make the bank again, or set it back."
-                )
-            return
+def text_features(config: TrainXmatchConfig, run: Run, splits: Sequence[CaptionSet]) -> str:
+    """The same of the frozen text tower."""
+    if config.text_features != "compute":
+        if config.text_features:
+            require_same_tower(config.text_features, config.model.text, "model.text")
+        return config.text_features
+    if not config.model.text.name:
+        raise InputError("text_features=compute needs a text tower with a name; one from scratch has learnt nothing.")
+    with run.progress(sum(len(split.captions) for split in splits), "captions") as progress:
+        return text_feature_bank(
+            config.model.text,
+            config.tokenizer or config.model.text.name,
+            splits,
+            files.join(config.output, "text_features"),
+            dtype=config.feature_dtype,
+            ray=config.ray,
+            advance=progress.advance,
+        )
 
 
 def build_tokenizer(config: TrainXmatchConfig, captions: Sequence[str]) -> PreTrainedTokenizerBase:

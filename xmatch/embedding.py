@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from xmatch.data.decode import UnreadableImage, decode_rgb
 from xmatch.data.feature_sets import VIEW_MARK
 from xmatch.data.steps import StepOutput, no_quarantine, quarantine_table
 from xmatch.data.vectors import make_vectors
 from xmatch.models.dual_encoder import DualEncoder
+from xmatch.models.tokenize import tokenize
 from xmatch.models.towers.image import ImageTower, ImageTowerConfig
+from xmatch.models.towers.text import TextTower, TextTowerConfig
 
 
 def pick_device(device: str) -> torch.device:
@@ -171,6 +174,53 @@ class EmbedTexts:
         self.seconds["encoder"] = self.seconds.get("encoder", 0.0) + time.perf_counter() - started
         table = make_vectors(rows.column("id").to_pylist(), vectors)
         return StepOutput(table, {"texts": len(table)}, no_quarantine())
+
+
+class TextFeatures:
+    """Texts to the features of a frozen text tower, before any head: one row a token, all of one text in one group.
+
+    Rows in: id string, text string.
+    """
+
+    def __init__(
+        self,
+        tower: TextTowerConfig,
+        tokenizer: str,
+        *,
+        batch_size: int = 64,
+        threads: int = 1,
+        device: str = "auto",
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> None:
+        self.config, self.tokenizer, self.dtype = tower, tokenizer, np.dtype(dtype)
+        self.batch_size, self.threads, self.device = batch_size, threads, device
+        self.seconds: dict[str, float] = {}
+        self._loaded: tuple[TextTower, PreTrainedTokenizerBase] | None = None
+
+    def __call__(self, shard_id: str, rows: pa.Table) -> StepOutput:
+        """Features of one shard of texts, in row order."""
+        torch.set_num_threads(self.threads)
+        if self._loaded is None:
+            tower = TextTower(self.config).to(pick_device(self.device)).eval()
+            self._loaded = tower, AutoTokenizer.from_pretrained(self.tokenizer, use_fast=True)
+        tower, tokenizer = self._loaded
+        started = time.perf_counter()
+        names: list[str] = []
+        groups: list[str] = []
+        vectors = [np.zeros((0, tower.width), self.dtype)]
+        for batch in _batches(rows, self.batch_size):
+            encoded = tokenize(tokenizer, [row["text"] for row in batch], self.config)
+            device = pick_device(self.device)
+            with torch.inference_mode():
+                features = tower(encoded.input_ids.to(device), encoded.attention_mask.to(device)).float().cpu()
+            real = encoded.attention_mask.bool()
+            for row, kept in zip(batch, real.sum(1).tolist(), strict=True):
+                names += [f"{row['id']}#{place:04d}" for place in range(kept)]
+                groups += [row["id"]] * kept
+            vectors.append(features[real].numpy().astype(self.dtype))
+        self.seconds["encoder"] = self.seconds.get("encoder", 0.0) + time.perf_counter() - started
+        table = make_vectors(names, np.concatenate(vectors), groups=groups)
+        return StepOutput(table, {"texts": len(rows)}, no_quarantine())
 
 
 def _batches(rows: pa.Table, size: int) -> Iterator[list[dict[str, Any]]]:

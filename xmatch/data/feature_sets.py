@@ -82,7 +82,7 @@ class FeatureSets:
         spans = np.stack([np.zeros_like(starts), starts, starts + members], axis=1)
         return cls([features.reshape(count * members, width)], names, spans, where)
 
-    def require(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    def require(self, names: Sequence[str], kind: str = "images") -> npt.NDArray[np.int64]:
         """The sets with these names, (N, views) int64: the set itself, and its mirrored view where all have one.
 
         Raises:
@@ -91,8 +91,8 @@ class FeatureSets:
         missing = [name for name in names if name not in self.rows]
         if missing:
             raise InputError(
-                f"{self.where!r} lacks features of {len(missing)} of {len(names)} images, the first is {missing[0]!r}. "
-                "Look into its quarantine folder for the reasons, and mend or remove these images."
+                f"{self.where!r} lacks features of {len(missing)} of {len(names)} {kind}, the first is {missing[0]!r}. "
+                f"Make the bank again for these {kind}; its quarantine folder, if any, says why some are missing."
             )
         own = [[self.rows[name]] for name in names]
         if names and all(name + VIEW_MARK in self.rows for name in names):

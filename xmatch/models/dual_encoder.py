@@ -197,8 +197,15 @@ class DualEncoder(nn.Module, ModelHubMixin):
 
     def embed_sentences(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, L) ids and mask to (B, D) unit sentence embeddings."""
-        projected = self.text_head(self.text_tower(input_ids, attention_mask))
-        return normalise(pool(self.text_pool, projected, attention_mask.bool()))
+        return self.sentences_from_features(self.text_tower(input_ids, attention_mask), attention_mask)
+
+    def tokens_from_features(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, L, C) features of the text tower to (B, L, D) unit embeddings of every position."""
+        return normalise(self.text_head(features))
+
+    def sentences_from_features(self, features: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B, L, C) features of the text tower and their mask to (B, D) unit sentence embeddings."""
+        return normalise(pool(self.text_pool, self.text_head(features), attention_mask.bool()))
 
     def embed_text_both(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from xmatch.data.augment import SizeAugmentConfig, augment_words
+from xmatch.data.augment import SizeAugmentConfig
 from xmatch.data.feature_sets import FeatureSets
 from xmatch.evaluation.ranks import image_to_text_ranks, text_to_image_ranks
 from xmatch.evaluation.report import retrieval_figures
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
-from xmatch.models.tokenize import TokenBatch, caption_tokens, pad_tokens
+from xmatch.training.caption_inputs import CaptionInputs, TextFeatureInputs, TokenInputs
 from xmatch.training.initial_weights import load_initial, prepare_gradients
 from xmatch.training.objectives import LossConfig, Scored, objective, same_rows
 from xmatch.training.optim import GroupConfig, parameter_groups
 from xmatch.training.recipe import ParameterGroup, Rows, SampleKey
-from xmatch.training.sample_inputs import Draws, FeatureInputs, ImageInputs, PixelInputs
+from xmatch.training.sample_inputs import FeatureInputs, ImageInputs, PixelInputs
 from xmatch.training.samples import Samples, read_samples
 
 
@@ -36,6 +34,8 @@ class RecipeData:
     """The same, of the split that chooses the best epoch."""
     features: str = ""
     """Bank of image features by image id; empty: images are decoded, or the samples name their regions."""
+    text_features: str = ""
+    """Bank of text features by caption id; empty: captions are tokenized and run through the text tower."""
     init_from: str = ""
     """Saved model whose weights are the start, where names and shapes agree; empty: none."""
 
@@ -66,6 +66,7 @@ class DualEncoderRecipe:
         self.train: Samples = read_samples(data.train)
         self.valid: Samples = read_samples(data.valid)
         self._inputs: dict[str, ImageInputs] = {}
+        self._captions = {"train": self._captions_of(self.train), "valid": self._captions_of(self.valid)}
 
     @property
     def num_samples(self) -> int:
@@ -101,6 +102,13 @@ class DualEncoderRecipe:
         uris = samples.images.column("uri").to_pylist()
         return PixelInputs(uris, transform, model.image_tower.cells, self.config.augment)
 
+    def _captions_of(self, samples: Samples) -> CaptionInputs:
+        if self.data.text_features:
+            names = samples.captions.column("caption_id").to_pylist()
+            return TextFeatureInputs(FeatureSets.from_bank(self.data.text_features), names)
+        texts = samples.captions.column("caption").to_pylist()
+        return TokenInputs(texts, self.tokenizer, self.config.model.text, self.config.augment)
+
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         """Trainable parameters by decay, rate and time of thawing."""
         return parameter_groups(model, self.config.groups)
@@ -108,49 +116,25 @@ class DualEncoderRecipe:
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
         """Tokenized captions and their images (features or pixels), augmented; a function of (key, indices)."""
         rows = self.train.image_rows[indices]
-        captions = self.train.captions.column("caption").take(pa.array(indices)).to_pylist()
         draws = [np.random.default_rng((key.seed, key.epoch, int(index))) for index in indices]
         image = self._inputs["train"].batch(rows, draws)
-        tokens = self.caption_batch(captions, draws)
+        text = self._captions["train"].batch(indices, draws)
         return {
-            "input_ids": tokens.input_ids,
-            "attention_mask": tokens.attention_mask,
+            "text": text.values,
+            "text_mask": text.mask,
             "image": image.values,
             "image_mask": image.mask,
             "image_row": torch.from_numpy(rows.copy()),
         }
 
-    def caption_batch(self, captions: Sequence[str], draws: Draws) -> TokenBatch:
-        """Captions with words masked, replaced and deleted as the configuration says, padded."""
-        text, augment = self.config.model.text, self.config.augment
-        tokens = caption_tokens(self.tokenizer, captions, text)
-        if not augment.words:
-            return pad_tokens([row.ids for row in tokens], self.tokenizer, text)
-        unknown = self.tokenizer.unk_token_id or 0
-        mask_id = self.tokenizer.mask_token_id if self.tokenizer.mask_token_id is not None else unknown
-        changed = [
-            augment_words(
-                row.ids,
-                row.words,
-                augment.words,
-                draw,
-                mask_id=int(mask_id),
-                vocab_size=len(self.tokenizer),
-                special_tokens=augment.special_tokens,
-            )
-            for row, draw in zip(tokens, draws, strict=True)
-        ]
-        return pad_tokens(changed, self.tokenizer, text)
-
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
         """Text and image embeddings of each sample."""
         assert isinstance(model, DualEncoder)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        by_token = self.objective.level == "token"
-        text = model.embed_tokens(ids, mask) if by_token else model.embed_sentences(ids, mask)
+        mask, level = batch["text_mask"], self.objective.level
+        text = self._captions["train"].embed(model, batch["text"], mask, level)
         image = self._inputs["train"].embed(model, batch["image"], batch["image_mask"])
         rows = {"text": text.float(), "image": image.float(), "image_row": batch["image_row"]}
-        return {**rows, "mask": mask} if by_token else rows
+        return {**rows, "mask": mask} if level == "token" else rows
 
     def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
         """The scalar loss of all rows given."""
@@ -170,7 +154,7 @@ class DualEncoderRecipe:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Recall in both directions and rsum on the validation split, with sentence embeddings."""
         assert isinstance(model, DualEncoder)
-        texts = model.encode_texts(self.valid.captions.column("caption").to_pylist(), batch_size=128)
+        texts = self._captions["valid"].encode_all(model)
         images = self._inputs["valid"].encode_all(model)
         return retrieval_figures(
             image_to_text_ranks(images, texts, self.valid.image_rows),

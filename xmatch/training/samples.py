@@ -13,6 +13,7 @@ import pyarrow as pa
 from xmatch.data import files
 from xmatch.data.captions import CaptionSet, read_captions
 from xmatch.data.precomp import Precomp, read_precomp
+from xmatch.data.text_captions import read_text_captions
 from xmatch.errors import InputError
 
 SAMPLE_SCHEMA = pa.schema(
@@ -40,13 +41,22 @@ class CaptionsConfig:
 
     source: str = "mscoco"
     """Language source of a LXMERT file."""
-    inputs: Literal["images", "regions"] = "images"
-    """`regions`: the ready-made features `{split}_ims.npy` of a precomputed folder, instead of photographs."""
+    inputs: Literal["images", "regions", "text"] = "images"
+    """`regions`: the ready-made features `{split}_ims.npy` of a precomputed folder, instead of photographs. `text`:
+    captions of a Karpathy JSON (or .json.gz) alone, for recipe=text_pairs; its photographs need not be there."""
+    exclude: str = ""
+    """Karpathy JSON of images whose captions are left out, in whatever spelling of their ids (inputs=text)."""
+    exclude_split: str = ""
+    """Splits of that file, joined by commas; empty: all."""
 
     def __post_init__(self) -> None:
         """Images need a folder, unless the captions' own place holds them."""
         if self.images and not self.captions:
             raise InputError("captions and images belong together: give both, the caption file and the image folder.")
+        if (self.exclude or self.exclude_split) and (self.inputs != "text" or not self.exclude):
+            raise InputError("exclude, and exclude_split with it, leave captions out of inputs=text; give all or none.")
+        if self.inputs == "text":
+            return
         if self.captions.endswith(".json") and not self.images:
             raise InputError(f"{self.captions!r} names images: give the folder with them as images, too.")
         if self.inputs == "regions" and "," in self.split:
@@ -70,6 +80,9 @@ def read_split(config: CaptionsConfig) -> CaptionSet:
     """The captions of a configured split."""
     if config.inputs == "regions":
         return _read_regions(config.captions, config.split).captions
+    if config.inputs == "text":
+        left_out = read_text_captions(config.exclude, config.exclude_split).image_ids if config.exclude else ()
+        return read_text_captions(config.captions, config.split, left_out)
     return read_captions(config.captions, config.images, config.split, config.source)
 
 

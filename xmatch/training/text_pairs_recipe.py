@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -64,9 +63,9 @@ class TextPairsRecipe(DualEncoderRecipe):
         ]
         batch: dict[str, torch.Tensor] = {}
         for place, name in enumerate(("first", "second")):
-            rows = pa.array(np.array([pair[place] for pair in pairs], dtype=np.int64))
-            tokens = self.caption_batch(self.train.captions.column("caption").take(rows).to_pylist(), draws)
-            batch |= {f"{name}_ids": tokens.input_ids, f"{name}_mask": tokens.attention_mask}
+            rows = np.array([pair[place] for pair in pairs], dtype=np.int64)
+            tokens = self._captions["train"].batch(rows, draws)
+            batch |= {f"{name}_ids": tokens.values, f"{name}_mask": tokens.mask}
         return batch
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
@@ -85,7 +84,7 @@ class TextPairsRecipe(DualEncoderRecipe):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """How often a caption's nearest other first caption is of its own image: recall of captions by captions."""
         assert isinstance(model, DualEncoder)
-        texts = model.encode_texts(self.valid.captions.column("caption").to_pylist(), batch_size=128)
+        texts = self._captions["valid"].encode_all(model)
         groups = _captions_by_image(self.valid.image_rows)
         if len(groups) < 2:
             raise InputError(f"{self.data.valid!r}: fewer than two images have two captions; nothing can be measured.")
