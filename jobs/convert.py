@@ -58,7 +58,9 @@ class ConvertConfig:
     """Checkpoint of an original, or folder or hub name for `clip` (import_model); our model's folder or hub name
     (export_model); a pickle or an .npy that holds one (legacy)."""
     kind: Kind = "vokenization"
-    """Which original's checkpoint (import_model, export_model)."""
+    """Which original's checkpoint (import_model, export_model). `vokenization`, `maria`: BEST.pth. `vse_infinity`:
+    model_best.pth. `clip`: a CLIP or SigLIP of transformers. `openai_clip`: a plain state dict. `agree`:
+    epoch_N.pt."""
     vocab: str = ""
     """SCAN vocabulary JSON of a model with a BiGRU (import_model)."""
     image_name: str = ""
@@ -182,13 +184,23 @@ def _import_model(config: ConvertConfig) -> list[tuple[str, str]]:
         text_name=config.text_name,
     )
     model = ORIGINALS[config.kind].read(config.input, given)
-    model.save_pretrained(config.output)
-    return [("model", config.output), ("parameters", f"{sum(p.numel() for p in model.parameters()):,}")]
+    source = os.path.basename(config.input.rstrip("/"))
+    card = str(model.generate_model_card(imported=f"`{source}`, a checkpoint of kind {config.kind}"))
+    model.save_pretrained(config.output, card=card)
+    settings = model.config
+    return [
+        ("model", config.output),
+        ("kind", config.kind),
+        ("image tower", f"{settings.image.kind}, {model.image_tower.width} wide"),
+        ("text tower", f"{settings.text.kind}, {model.text_tower.width} wide, at most {settings.text.max_len} tokens"),
+        ("dimensions", str(settings.dim)),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+    ]
 
 
 def _export_model(config: ConvertConfig) -> list[tuple[str, str]]:
     path = ORIGINALS[config.kind].write(DualEncoder.from_pretrained(config.input), config.output)
-    return [("checkpoint", path)]
+    return [("checkpoint", path), ("kind", config.kind)]
 
 
 def _legacy(config: ConvertConfig) -> list[tuple[str, str]]:

@@ -114,14 +114,16 @@ class TrainXmatchConfig:
 def plan(config: TrainXmatchConfig) -> Plan:
     """What the run will do, from the captions alone."""
     train, valid = read_split(config.train), read_split(config.valid)
-    steps = -(-len(train.captions) // config.trainer.batch_size)
+    pairs = config.recipe == "text_pairs"
+    samples, unit = (len(train.image_ids), "pairs of captions") if pairs else (len(train.captions), "captions")
+    steps = -(-samples // config.trainer.batch_size)
     rows = [
         ("recipe", config.recipe),
         ("training", _size(train)),
         ("validation", _size(valid)),
         ("images", _image_source(config)),
-        ("loss", f"{config.loss.name}, {config.loss.negatives} negatives"),
-        ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} captions"),
+        ("loss", f"{'info_nce' if pairs else config.loss.name}, {config.loss.negatives} negatives"),
+        ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} {unit}"),
         ("workers", f"{config.trainer.workers} x {config.trainer.cpus_per_worker} CPU, {config.trainer.precision}"),
     ]
     return Plan([*rows, *_bad_rows("training", train), *_bad_rows("validation", valid)])

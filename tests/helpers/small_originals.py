@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 import torchvision
@@ -55,17 +56,17 @@ class Half(nn.Module):
 class Matcher(nn.Module):
     """Vokenization's joint model on a ResNet-18, without its BatchNorms' counters."""
 
-    def __init__(self, vocab_size: int, kind: str) -> None:
+    def __init__(self, vocab_size: int, kind: str, text: nn.Module | None = None) -> None:
         super().__init__()
         self.kind = kind
         trunk = torchvision.models.resnet18()
         trunk.fc = nn.Identity()
-        self.lang_model = Half(tiny_bert(vocab_size), 256, kind)
+        self.lang_model = Half(text or tiny_bert(vocab_size), 256, kind)
         self.visn_model = Half(shaken(trunk), 512, kind)
         self.eval()
 
     def texts(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        states = self.lang_model.backbone(ids, mask, output_hidden_states=True).hidden_states
+        states = self.lang_model.backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
         features = torch.cat([states[i] for i in (-4, -3, -2, -1)], -1)
         out = self.lang_model.mlp(features[:, 0] if self.kind == "maria" else features)
         return out / out.norm(dim=-1, keepdim=True)
@@ -76,6 +77,8 @@ class Matcher(nn.Module):
 
     def saved(self) -> dict[str, torch.Tensor]:
         state = {k: v for k, v in self.state_dict().items() if not k.endswith("num_batches_tracked")}
+        if not isinstance(self.lang_model.backbone, BertModel):
+            return state
         return state | {"lang_model.backbone.embeddings.position_ids": torch.arange(40)[None]}
 
 
@@ -171,3 +174,87 @@ class GruText(nn.Module):
             both = self.rnn(self.embed(ids[row : row + 1, :n]))[0][0]
             states[row, :n] = (both[:, : self.rnn.hidden_size] + both[:, self.rnn.hidden_size :]) / 2
         return self.gpool(states, lengths)
+
+
+class OpenAiBlock(nn.Module):
+    """A block of OpenAI's transformer, attention written out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attn, self.heads = nn.MultiheadAttention(width, width // 64), width // 64
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        layers = {"c_fc": nn.Linear(width, 4 * width), "gelu": nn.Identity(), "c_proj": nn.Linear(4 * width, width)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
+
+    def forward(self, x, causal: bool):
+        joint = nn.functional.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)
+        q, k, v = (part.unflatten(-1, (self.heads, 64)).transpose(1, 2) for part in joint.chunk(3, -1))
+        scores = q @ k.transpose(-1, -2) / 8
+        if causal:
+            scores = scores + torch.full(scores.shape[-2:], -math.inf).triu(1)
+        x = x + self.attn.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        hidden = self.mlp.c_fc(self.ln_2(x))
+        return x + self.mlp.c_proj(hidden * (1.702 * hidden).sigmoid())
+
+
+class OpenAiTransformer(nn.Module):
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(*(OpenAiBlock(width) for _ in range(layers)))
+
+    def forward(self, x, causal: bool = False):
+        for block in self.resblocks:
+            x = block(x, causal)
+        return x
+
+
+class OpenAiVision(nn.Module):
+    def __init__(self, width: int, patch: int, cells: int, dim: int) -> None:
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.randn(width) / 8)
+        self.positional_embedding = nn.Parameter(torch.randn(cells + 1, width) / 8)
+        self.proj = nn.Parameter(torch.randn(width, dim) / 8)
+        self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
+        self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.transformer = OpenAiTransformer(width, 2)
+
+    def forward(self, pixels):
+        cells = self.conv1(pixels).flatten(2).transpose(1, 2)
+        start = self.class_embedding.expand(len(cells), 1, -1)
+        x = self.transformer(self.ln_pre(torch.cat([start, cells], 1) + self.positional_embedding))
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class OpenAiClip(nn.Module):
+    """OpenAI's CLIP with a vision transformer: 16 pixels, patches of 8; also AGREE's."""
+
+    def __init__(self, vocab_size: int, context: int = 12, dim: int = 10) -> None:
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.randn(context, 64) / 8)
+        self.text_projection = nn.Parameter(torch.randn(64, dim) / 8)
+        self.logit_scale = nn.Parameter(torch.tensor(2.5))
+        self.visual = OpenAiVision(128, 8, 4, dim)
+        self.transformer = OpenAiTransformer(64, 2)
+        self.token_embedding, self.ln_final = nn.Embedding(vocab_size, 64), nn.LayerNorm(64)
+        for parameter in self.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        self.eval()
+
+    def texts(self, ids: torch.Tensor) -> torch.Tensor:
+        """Unit rows; a text ends at its highest id."""
+        x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
+        ends = self.ln_final(self.transformer(x, causal=True))[torch.arange(len(ids)), ids.argmax(1)]
+        return nn.functional.normalize(ends @ self.text_projection, dim=-1)
+
+    def images(self, pixels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.visual(pixels), dim=-1)
+
+    def saved_in_half(self) -> dict[str, torch.Tensor]:
+        """The state as OpenAI gives it out: linear and convolutional weights and projections halved, with sizes."""
+        halved = {"visual.proj", "text_projection"}
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
+                halved |= {f"{name}.{inner}" for inner, _ in module.named_parameters()}
+        state = {k: v.half() if k in halved else v for k, v in self.state_dict().items()}
+        sizes = {"input_resolution": 16, "context_length": len(self.positional_embedding), "vocab_size": 40}
+        return state | {name: torch.tensor(size) for name, size in sizes.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_a_matcher_goes_there_and_back(tmp_path: Path, words: str, kind: str, ca
     torch.save(state, tmp_path / "BEST.pth")
     more = ["--tokenizer", words, "--image_name", "resnet18"]
     back = torch.load(there_and_back(tmp_path, kind, tmp_path / "BEST.pth", "BEST.pth", *more), weights_only=True)
-    assert set(back) == set(state)
+    assert {k: (v.shape, v.dtype) for k, v in back.items()} == {k: (v.shape, v.dtype) for k, v in state.items()}
     assert all(torch.equal(back[key], state[key]) for key in state if ".pooler." not in key)
     other = "maria" if kind == "vokenization" else "vokenization"
     path = tmp_path / "BEST.pth"
@@ -51,7 +52,7 @@ def test_a_matcher_goes_there_and_back(tmp_path: Path, words: str, kind: str, ca
     assert f"--kind {kind}" in capsys.readouterr().err
 
 
-def test_vse_infinity_goes_there_and_back(tmp_path: Path) -> None:
+def test_vse_infinity_goes_there_and_back(tmp_path: Path, capsys) -> None:
     vocabulary = WordVocabulary(("<pad>", "<start>", "<end>", "<unk>", "cat", "dog"))
     write_vocabulary(str(tmp_path / "vocab.json"), vocabulary)
     halves = [shaken(Regions(6, 8)).state_dict(), GruText(7, 8).state_dict()]
@@ -59,11 +60,35 @@ def test_vse_infinity_goes_there_and_back(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "model_best.pth")
     path = tmp_path / "model_best.pth"
     back = there_and_back(tmp_path, "vse_infinity", path, "model_best.pth", "--vocab", tmp_path / "vocab.json")
+    printed = capsys.readouterr().out
+    for fact in ("vse_infinity", "regions, 6 wide", "bigru, 8 wide, at most 512 tokens", "model_best.pth"):
+        assert fact in printed
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "imported: `model_best.pth`, a checkpoint of kind vse_infinity" in card
     with torch.serialization.safe_globals([argparse.Namespace]):
         found = torch.load(back, weights_only=True)
     for mine, theirs in zip(found["model"], halves, strict=True):
         assert set(mine) == set(theirs)
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (os.system, ("touch owned",))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["vokenization", "maria", "vse_infinity", "openai_clip", "agree"])
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, words: str, kind: str, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": [Hostile()], "opt": argparse.Namespace(), "state_dict": Hostile()}, tmp_path / "a.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "b.pt"))
+    for name, message in (("a.pth", "posix.system, which is refused"), ("b.pt", "torch.jit.load(")):
+        given = ["--kind", kind, "--input", name, "--tokenizer", words, "--output", "m"]
+        assert run("import_model", *given) == 2
+        assert message in capsys.readouterr().err
+    assert not Path("owned").exists()
+    assert not Path("m", "model.safetensors").exists()
 
 
 def test_clip_becomes_agree_and_openai(tmp_path: Path, words: str, tokenizer, capsys) -> None:

@@ -136,6 +136,15 @@ class DualEncoder(nn.Module, ModelHubMixin):
         architectures = checkpoints.Architectures(_architecture(self.text_tower), _architecture(self.image_tower))
         checkpoints.save(str(folder), own, self.state_dict(), self.tokenizer, architectures, dtype, card)
 
+    def push_to_hub(self, repo_id: str, **hub: Any) -> str:
+        """Upload weights, config, tokenizer and a model card to the hub; arguments as huggingface_hub's mixin has them.
+
+        Returns:
+            The address of the commit.
+        """
+        hub["model_card_kwargs"] = hub.get("model_card_kwargs") or {}
+        return str(super().push_to_hub(repo_id, **hub))
+
     def generate_model_card(self, *_: Any, **more: str) -> ModelCard:
         """A card that says what the model is and how to load it."""
         facts = "".join(f"- {name}: {value}\n" for name, value in more.items())

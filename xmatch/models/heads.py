@@ -18,11 +18,21 @@ class HeadConfig:
     """Which head, and its numbers."""
 
     kind: Literal[
-        "vokenization", "maria", "linear", "mlp", "fc", "fc_mlp", "projection", "projection_bias", "identity"
+        "vokenization",
+        "maria",
+        "linear",
+        "mlp",
+        "fc",
+        "unit_fc",
+        "fc_mlp",
+        "projection",
+        "projection_bias",
+        "identity",
     ] = "vokenization"
     """`vokenization`: one hidden layer of 256, dropout 0.3. `maria`: two of 1024, dropout 0.2. `linear`: none. `mlp`:
     one hidden layer between dropouts on features and hidden units. `fc`, `fc_mlp`: VSE-infinity's, for grids and for
-    regions. `projection`, `projection_bias`: one plain linear map (CLIP, SigLIP). `identity`: none at all."""
+    regions. `unit_fc`: VSE++'s, `fc` on features of unit length. `projection`, `projection_bias`: one plain linear
+    map (CLIP, SigLIP). `identity`: none at all."""
     hidden: int = 256
     """Hidden width (`maria` published with 1024)."""
     dropout: float = 0.3
@@ -114,6 +124,14 @@ class FcHead(nn.Module):
         return output
 
 
+class UnitFcHead(FcHead):
+    """VSE++'s image head: features are brought to unit length, then mapped as by `FcHead`."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., width) to (..., dim)."""
+        return super().forward(normalise(features))
+
+
 class _FcMlpStack(nn.Module):
     """Linear, BatchNorm, ReLU, linear; the second BatchNorm is made and never used, as in the original."""
 
@@ -179,6 +197,7 @@ HEADS: dict[str, Callable[[int, int, HeadConfig], nn.Module]] = {
     "linear": LinearHead,
     "mlp": MlpHead,
     "fc": FcHead,
+    "unit_fc": UnitFcHead,
     "fc_mlp": FcMlpHead,
     "projection": ProjectionHead,
     "projection_bias": ProjectionHead,

@@ -31,8 +31,14 @@ def test_the_detectors_halves(tmp_path: Path, trunk: Trunk) -> None:
     with torch.no_grad():
         torch.testing.assert_close(tower("resnet50/caffe", path)(pixels), trunk(pixels), atol=1e-5, rtol=1e-5)
     torch.save({"base": trunk.base.state_dict(), "top": {}}, path)
-    with pytest.raises(InputError, match="layer4"):
+    with pytest.raises(InputError, match=r"backbone.pth \(top\)': expected a state dict.*an empty one"):
         tower("resnet50/caffe", path)
+    torch.save({"base": trunk.base.state_dict(), "top": {"1.0.conv1.weight": torch.zeros(1)}}, path)
+    with pytest.raises(InputError, match=r"missing: layer4.*, ….*1 unexpected: 1.0.conv1.weight"):
+        tower("resnet50/caffe", path)
+    torch.save(trunk.resnet.state_dict(), path)
+    with pytest.raises(InputError, match=r"does not fit: .*missing.*Give the ResNet.*image.name"):
+        tower("resnet101/caffe", path)
 
 
 @pytest.mark.parametrize("name", ["resnet50", pytest.param("resnext101_32x8d", marks=pytest.mark.slow)])
@@ -40,7 +46,7 @@ def test_a_plain_state_dict_with_its_classifier(tmp_path: Path, name: str) -> No
     """The WSL ResNeXts have torchvision's keys."""
     torch.manual_seed(6)
     net = shaken(getattr(torchvision.models, name)())
-    torch.save(net.state_dict(), tmp_path / "net.pth")
+    torch.save(torch.nn.DataParallel(net).state_dict(), tmp_path / "net.pth")
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         grid = tower(f"{name}/torchvision", tmp_path / "net.pth")(pixels)

@@ -13,7 +13,7 @@ from xmatch.data import files
 from xmatch.data.words import WordVocabulary
 from xmatch.errors import InputError
 from xmatch.models.dual_encoder import DualEncoder
-from xmatch.models.importers import clip, vokenization, vse_infinity
+from xmatch.models.importers import clip, openai_clip, vokenization, vse_infinity
 
 Kind = Literal["vokenization", "maria", "vse_infinity", "clip", "openai_clip", "agree"]
 
@@ -85,11 +85,11 @@ ORIGINALS: dict[str, Original] = {
     ),
     "clip": Original(lambda path, given: clip.import_clip(path, given.tokenizer), _write_clip),
     "openai_clip": Original(
-        lambda path, given: clip.import_openai_clip(path, _required(given, "openai_clip")),
-        lambda model, folder: _save(clip.export_openai_clip(model), folder, "clip.pt"),
+        lambda path, given: openai_clip.import_openai_clip(path, _required(given, "openai_clip")),
+        lambda model, folder: _save(openai_clip.export_openai_clip(model), folder, "clip.pt"),
     ),
     "agree": Original(
-        lambda path, given: clip.import_agree(path, _required(given, "agree")),
-        lambda model, folder: _save(clip.export_agree(model), folder, "epoch_0.pt"),
+        lambda path, given: openai_clip.import_agree(path, _required(given, "agree")),
+        lambda model, folder: _save(openai_clip.export_agree(model), folder, "epoch_0.pt"),
     ),
 }

@@ -11,6 +11,7 @@ from xmatch.models.heads import HeadConfig
 from xmatch.models.importers import mapping
 from xmatch.models.towers.image import ImageTowerConfig
 from xmatch.models.towers.text import TextTowerConfig
+from xmatch.models.towers.weights import State, plain_state, read_checkpoint
 
 RENAMES = (
     ("text_tower.backbone.", "lang_model.backbone."),
@@ -18,7 +19,13 @@ RENAMES = (
     ("image_tower.backbone.", "visn_model.backbone."),
     ("image_head.mlp.", "visn_model.mlp."),
 )
-UNUSED = rf"lang_model.*{mapping.BERT_UNUSED}"
+GPT_MASKS = r"^lang_model\.backbone\.h\.\d+\.attn\.(bias|masked_bias)$"
+"""Constants that a GPT of the original's time stores beside its weights: the causal mask, and its value."""
+UNUSED = rf"lang_model.*{mapping.BERT_UNUSED}|{GPT_MASKS}"
+HINT = (
+    "Give timm's name of the ResNet that was used (--image_name), and the text tower's name where it is no BERT "
+    "(--text_name)."
+)
 MAX_LEN = {"vokenization": 20, "maria": 75}
 """Longest caption that each was trained with, special tokens included."""
 DROPOUT = {"vokenization": 0.3, "maria": 0.2}
@@ -45,7 +52,7 @@ def import_vokenization(
     Raises:
         InputError: the file cannot be read safely, or does not fit; lists the differences.
     """
-    state = mapping.rename_bert_keys(mapping.plain_state(mapping.read_checkpoint(path), path))
+    state = mapping.rename_bert_keys(plain_state(read_checkpoint(path), path))
     kind = "maria" if any(key.startswith("lang_model.mlp.linears.") for key in state) else "vokenization"
     first, last = ("mlp.linears.0", "mlp.linears.2") if kind == "maria" else ("mlp.0", "mlp.3")
     hidden, width = mapping.shape_of(state, f"lang_model.{first}.weight", path)
@@ -67,11 +74,11 @@ def import_vokenization(
         text_head=head,
     )
     model = mapping.assemble(config, tokenizer, text)
-    mapping.fill(model, state, RENAMES, path, UNUSED)
+    mapping.fill(model, state, RENAMES, path, unused=UNUSED, hint=HINT)
     return model
 
 
-def _text_architecture(state: mapping.State, name: str | None, where: str) -> PretrainedConfig:
+def _text_architecture(state: State, name: str | None, where: str) -> PretrainedConfig:
     if name is None:
         return mapping.bert_shape(state, "lang_model.backbone.", where)
     try:
@@ -81,10 +88,11 @@ def _text_architecture(state: mapping.State, name: str | None, where: str) -> Pr
     return found
 
 
-def export_vokenization(model: DualEncoder) -> mapping.State:
+def export_vokenization(model: DualEncoder) -> State:
     """The state dict that the original loads strictly.
 
-    What a BERT of the original's time stores and never reads is made up: zeros for the pooler, the positions' numbers.
+    What a text tower of the original's time stores and never reads is made up: zeros for BERT's pooler, the positions'
+    numbers, GPT's causal masks.
 
     Raises:
         InputError: the model is no Vokenization or Maria.
@@ -96,10 +104,21 @@ def export_vokenization(model: DualEncoder) -> mapping.State:
         )
     found = mapping.collect(model, RENAMES)
     state = {key: tensor for key, tensor in found.items() if not key.endswith("num_batches_tracked")}
-    architecture = model.text_tower.backbone.config
-    if architecture.model_type == "bert":
-        width, prefix = architecture.hidden_size, "lang_model.backbone."
-        state[f"{prefix}pooler.dense.weight"] = torch.zeros(width, width)
-        state[f"{prefix}pooler.dense.bias"] = torch.zeros(width)
-        state[f"{prefix}embeddings.position_ids"] = torch.arange(architecture.max_position_embeddings)[None]
-    return state
+    return state | _made_up(model.text_tower.backbone.config)
+
+
+def _made_up(text: PretrainedConfig) -> State:
+    """What a text tower of the original's time stores and never reads, or can be read off its sizes."""
+    prefix, made = "lang_model.backbone.", State()
+    if text.model_type == "bert":
+        made[f"{prefix}pooler.dense.weight"] = torch.zeros(text.hidden_size, text.hidden_size)
+        made[f"{prefix}pooler.dense.bias"] = torch.zeros(text.hidden_size)
+    if text.model_type in ("bert", "roberta"):
+        made[f"{prefix}embeddings.position_ids"] = torch.arange(text.max_position_embeddings)[None]
+    for block in range(text.num_hidden_layers if text.model_type in ("gpt2", "openai-gpt") else 0):
+        causal = torch.ones(text.n_positions, text.n_positions).tril()[None, None]
+        is_2 = text.model_type == "gpt2"
+        made[f"{prefix}h.{block}.attn.bias"] = causal.byte() if is_2 else causal
+        if is_2:
+            made[f"{prefix}h.{block}.attn.masked_bias"] = torch.tensor(-1e4)
+    return made

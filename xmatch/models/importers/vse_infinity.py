@@ -20,6 +20,7 @@ from xmatch.models.heads import HeadConfig
 from xmatch.models.importers import mapping
 from xmatch.models.towers.image import ImageTowerConfig
 from xmatch.models.towers.text import TextTowerConfig
+from xmatch.models.towers.weights import State, plain_state, read_checkpoint, wrapped
 
 TRUNK = "image_tower.backbone."
 PLACES = {"conv1": "base.0", "bn1": "base.1", "layer1": "base.4", "layer2": "base.5", "layer3": "base.6"} | {
@@ -38,7 +39,8 @@ BERT_RENAMES = (
     ("text_pool.", "gpool."),
 )
 BIGRU_RENAMES = (("text_tower.backbone.", ""), ("text_pool.", "gpool."))
-COPIES = r"^backbone\.resnet\."
+COPY = "backbone.resnet."
+UNUSED = rf"^image backbone\.resnet\.|^text bert.*{mapping.BERT_UNUSED}"
 BASE_SIZE = 256
 """Pixels on a side at `--input_scale_factor 1`."""
 LONGEST = 512
@@ -79,7 +81,9 @@ SOURCES = {
     "imagenet_res152": _Source("resnet152/caffe", "unit_rgb"),
     "imagenet_resnext": _Source("resnext101_32x8d/torchvision", "unit_rgb"),
     "wsl": _Source("resnext101_32x8d/torchvision", "unit_rgb"),
+    "resnext": _Source("resnext101_32x8d/torchvision", "unit_rgb"),
 }
+"""The VSE++ baselines are called `vsepp_` and then as these."""
 
 
 def import_vse_infinity(
@@ -98,7 +102,7 @@ def import_vse_infinity(
     Raises:
         InputError: the file cannot be read safely, does not fit, or needs what was not given.
     """
-    images, texts, options = _parts(mapping.read_checkpoint(path, [argparse.Namespace]), path)
+    images, texts, options = _parts(read_checkpoint(path, [argparse.Namespace]), path)
     has_bert = any(key.startswith("bert.") for key in texts)
     architecture = mapping.bert_shape(texts, "bert.", path) if has_bert else None
     words = mapping.shape_of(texts, "bert.embeddings.word_embeddings.weight" if has_bert else "embed.weight", path)[0]
@@ -112,12 +116,27 @@ def import_vse_infinity(
     model = mapping.assemble(config, tokenizer, architecture)
     halves = {f"image {key}": value for key, value in images.items()}
     halves |= {f"text {key}": value for key, value in texts.items()}
-    unused = rf"^image {COPIES[1:]}|^text bert.*{mapping.BERT_UNUSED}"
-    mapping.fill(model, halves, _renames(model), path, unused)
+    mapping.fill(model, halves, _renames(model), path, unused=UNUSED)
     return model
 
 
-def _parts(content: Any, where: str) -> tuple[mapping.State, mapping.State, dict[str, Any]]:
+def _check_copies(images: State, where: str) -> None:
+    """Check that the trunk by name is the one by position, but for the classifier, which is never run.
+
+    Raises:
+        InputError: one of its weights is another, or has no counterpart.
+    """
+    for key in (key for key in images if key.startswith(COPY)):
+        part, _, rest = key.removeprefix(COPY).partition(".")
+        twin = f"backbone.{PLACES[part]}.{rest}" if part in PLACES else ""
+        if part != "fc" and (twin not in images or not torch.equal(images[key], images[twin])):
+            raise InputError(
+                f"{where!r} holds its trunk twice and differently: {key!r} is not {twin or 'a part of the model'!r}. "
+                "The original runs the one by position (backbone.base, backbone.top); take the other out of the file."
+            )
+
+
+def _parts(content: Any, where: str) -> tuple[State, State, dict[str, Any]]:
     """Image state, text state and options."""
     wanted = ("model", "opt")
     if not isinstance(content, dict) or not all(name in content for name in wanted):
@@ -125,7 +144,8 @@ def _parts(content: Any, where: str) -> tuple[mapping.State, mapping.State, dict
     halves, opt = content["model"], content["opt"]
     if not isinstance(halves, list | tuple) or len(halves) != 2 or not isinstance(opt, argparse.Namespace):
         raise InputError(f"{where!r}: expected model to be [image state, text state], and opt a Namespace.")
-    images, texts = (mapping.plain_state(half, where) for half in halves)
+    images, texts = (plain_state(half, where) for half in halves)
+    _check_copies(images, where)
     return images, mapping.rename_bert_keys(texts), vars(opt)
 
 
@@ -142,8 +162,8 @@ def _words(vocabulary: WordVocabulary | None, rows: int, where: str) -> PreTrain
 
 
 def _settings(
-    images: mapping.State,
-    texts: mapping.State,
+    images: State,
+    texts: State,
     options: dict[str, Any],
     architecture: BertConfig | None,
     where: str,
@@ -154,8 +174,9 @@ def _settings(
     is_grid = any(key.startswith("backbone.") for key in images)
     dim, width = mapping.shape_of(images, "image_encoder.fc.weight" if is_grid else "fc.weight", where)
     has_bert = architecture is not None
-    if has_bert:
-        text = TextTowerConfig(name=None, layers=(1,), trainable=True, max_len=LONGEST)
+    if architecture is not None:
+        max_len = min(LONGEST, architecture.max_position_embeddings)
+        text = TextTowerConfig(name=None, layers=(1,), trainable=True, max_len=max_len)
     else:
         if "rnn.weight_ih_l1" in texts:
             raise InputError(f"{where!r} has a BiGRU of several layers; one layer is what can be imported.")
@@ -177,7 +198,8 @@ def _settings(
 
 def _image(options: dict[str, Any], where: str) -> ImageTowerConfig:
     source = str(options.get("backbone_source", "detector"))
-    known = next((name for name in ("detector", "wsl") if name in source), source)
+    plain = source.removeprefix("vsepp_")
+    known = next((name for name in ("detector", "wsl") if name in plain), plain)
     if known not in SOURCES:
         raise InputError(f"{where!r}: unknown backbone_source {source!r}; expected one of {', '.join(SOURCES)}.")
     return ImageTowerConfig(
@@ -229,7 +251,7 @@ def export_vse_infinity(model: DualEncoder) -> dict[str, Any]:
             if key.startswith(f"backbone.{place}.")
         }
     if is_grid or not is_bigru:
-        images, texts = mapping.wrapped(images), mapping.wrapped(texts)
+        images, texts = wrapped(images), wrapped(texts)
     options = _options(model)
     return {"epoch": 0, "model": [images, texts], "best_rsum": 0.0, "opt": options, "Eiters": 0}
 

@@ -12,7 +12,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 from xmatch.errors import InputError
-from xmatch.models.towers.weights import load_backbone_weights, seeded
+from xmatch.models.towers.weights import fill_backbone, read_checkpoint, seeded
 
 
 def build(config: Any) -> nn.Module:
@@ -32,7 +32,8 @@ def build(config: Any) -> nn.Module:
             "name (see timm.list_models()) or a local folder, and weights 'pretrained', 'none' or a file."
         ) from error
     if config.weights not in ("pretrained", "none"):
-        load_backbone_weights(backbone, config.weights, backbone.default_cfg.get("classifier", "fc"))
+        classifier = backbone.default_cfg.get("classifier", "fc")
+        fill_backbone(backbone, read_checkpoint(config.weights), config.weights, classifier)
     backbone.reset_classifier(0)
     frozen: nn.Module = freeze_batch_norm_2d(backbone) if config.batch_norm == "constant" else backbone
     return frozen

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from xmatch.errors import InputError
-from xmatch.models.towers.weights import fill_backbone, read_state, seeded
+from xmatch.models.towers.weights import State, fill_backbone, plain_state, read_checkpoint, seeded
 
 RESNETS = {
     "resnet50": models.resnet50,
@@ -31,8 +31,8 @@ TOP = {"0": "layer4"}
 def build(config: Any) -> nn.Module:
     """A ResNet named `resnet101/caffe`, `resnext101_32x8d/torchvision` and so on; the layout defaults to Caffe's.
 
-    Weights: `pretrained` (torchvision's), `none`, or a file: a plain state dict, or the detector's
-    `original_updown_backbone.pth` with its two halves `base` and `top`.
+    Weights: `pretrained` (torchvision's first ImageNet weights, as the originals had), `none`, or a file: a plain state
+    dict, or the detector's `original_updown_backbone.pth` with its two halves `base` and `top`.
 
     Raises:
         InputError: name or layout is unknown, or the weights do not fit.
@@ -44,9 +44,9 @@ def build(config: Any) -> nn.Module:
             f"unknown backbone {config.name!r}; give one of {', '.join(RESNETS)}, followed by /caffe or /torchvision."
         )
     with seeded():
-        backbone: nn.Module = RESNETS[name](weights="DEFAULT" if config.weights == "pretrained" else None)
+        backbone: nn.Module = RESNETS[name](weights="IMAGENET1K_V1" if config.weights == "pretrained" else None)
     if config.weights not in ("pretrained", "none"):
-        fill_backbone(backbone, join_halves(read_state(config.weights)), config.weights)
+        fill_backbone(backbone, join_halves(read_checkpoint(config.weights), config.weights), config.weights)
     backbone.fc = nn.Identity()
     if layout == "caffe":
         to_caffe_layout(backbone)
@@ -60,15 +60,19 @@ def to_caffe_layout(backbone: nn.Module) -> None:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
 
 
-def join_halves(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The detector's file as one state dict: `base` holds conv1 … layer3, `top` holds layer4.
+def join_halves(content: Any, where: str) -> State:
+    """A plain state dict, or the detector's file as one: `base` holds conv1 … layer3, `top` holds layer4.
 
     Both are `nn.Sequential`s, whose keys begin with a position: 4 of `base` is layer1, 0 of `top` is layer4.
+
+    Raises:
+        InputError: it is neither.
     """
-    if set(state) != {"base", "top"}:
-        return state
-    joined = {_plain_name(key, BASE): value for key, value in state["base"].items()}
-    return joined | {_plain_name(key, TOP): value for key, value in state["top"].items()}
+    if not isinstance(content, dict) or set(content) != {"base", "top"}:
+        return plain_state(content, where)
+    base, top = (plain_state(content[half], f"{where} ({half})") for half in ("base", "top"))
+    joined = {_plain_name(key, BASE): value for key, value in base.items()}
+    return joined | {_plain_name(key, TOP): value for key, value in top.items()}
 
 
 def _plain_name(key: str, places: dict[str, str]) -> str:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from small_models import tiny_model_object
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, SiglipConfig, SiglipModel
 
 from xmatch import DualEncoder
 from xmatch.errors import InputError
-from xmatch.models.importers import clip, mapping
+from xmatch.models.importers import clip, openai_clip
 
 WORDS = 40
 START, END = WORDS - 2, WORDS - 1
@@ -41,44 +44,6 @@ def original() -> CLIPModel:
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return model
-
-
-def openai_state(model: CLIPModel) -> dict[str, torch.Tensor]:
-    """The same weights as OpenAI's code names them."""
-    source, out = model.state_dict(), {}
-    for theirs, ours in {
-        "visual.class_embedding": "vision_model.embeddings.class_embedding",
-        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-        "positional_embedding": "text_model.embeddings.position_embedding.weight",
-        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-        "logit_scale": "logit_scale",
-    }.items():
-        out[theirs] = source[ours]
-    out["visual.proj"] = source["visual_projection.weight"].T.contiguous()
-    out["text_projection"] = source["text_projection.weight"].T.contiguous()
-    norms = {
-        "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-        "ln_final": "text_model.final_layer_norm",
-    }
-    for block in range(2):
-        for theirs, ours in (("visual.transformer", "vision_model"), ("transformer", "text_model")):
-            there, here = f"{theirs}.resblocks.{block}", f"{ours}.encoder.layers.{block}"
-            for kind in ("weight", "bias"):
-                parts = [source[f"{here}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
-                out[f"{there}.attn.in_proj_{kind}"] = torch.cat(parts)
-            norms |= {
-                f"{there}.attn.out_proj": f"{here}.self_attn.out_proj",
-                f"{there}.mlp.c_fc": f"{here}.mlp.fc1",
-                f"{there}.mlp.c_proj": f"{here}.mlp.fc2",
-                f"{there}.ln_1": f"{here}.layer_norm1",
-                f"{there}.ln_2": f"{here}.layer_norm2",
-            }
-    for theirs, ours in norms.items():
-        out |= {f"{theirs}.{kind}": source[f"{ours}.{kind}"] for kind in ("weight", "bias")}
-    assert sum(v.numel() for v in out.values()) == sum(v.numel() for v in source.values())
-    return out
 
 
 def check_is_original(model: DualEncoder, original: CLIPModel) -> None:
@@ -136,70 +101,37 @@ def test_siglip_of_transformers(tmp_path: Path, tokenizer) -> None:
     clip.write_clip(model, str(tmp_path / "theirs"))
     assert same(SiglipModel.from_pretrained(tmp_path / "theirs").state_dict(), original.state_dict())
     with pytest.raises(InputError, match="quick_gelu"):
-        clip.export_openai_clip(model)
+        openai_clip.export_openai_clip(model)
 
 
-def test_openais_state_dict(tmp_path: Path, tokenizer, original: CLIPModel) -> None:
-    state, path = openai_state(original), str(tmp_path / "clip.pt")
-    torch.save(state | {"input_resolution": torch.tensor(16), "vocab_size": torch.tensor(WORDS)}, path)
-    model = clip.import_openai_clip(path, tokenizer)
-    check_is_original(model, original)
-    assert same(clip.export_openai_clip(model), state)
-    model.save_pretrained(str(tmp_path / "ours"))
-    check_is_original(DualEncoder.from_pretrained(str(tmp_path / "ours")), original)
+def test_the_image_processor_comes_back(tmp_path: Path, folder: str) -> None:
+    Path(folder, "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "resample": 2}')
+    model = clip.import_clip(folder)
+    clip.write_clip(model, str(tmp_path / "theirs"))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 31, 3)).astype(np.uint8))
+    theirs = CLIPImageProcessor.from_pretrained(tmp_path / "theirs")(image, return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(theirs, model.image_tower.transform(train=False)(image), atol=0.02, rtol=0)
+    assert replace(clip.import_clip(str(tmp_path / "theirs")).config.image, name=folder) == model.config.image
 
 
-def test_half_precision_becomes_float32(tmp_path: Path, tokenizer, original: CLIPModel) -> None:
-    torch.save({k: v.half() for k, v in openai_state(original).items()}, tmp_path / "clip.pt")
-    model = clip.import_openai_clip(str(tmp_path / "clip.pt"), tokenizer)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-def test_agrees_checkpoint(tmp_path: Path, tokenizer, original: CLIPModel) -> None:
-    state, path = openai_state(original), str(tmp_path / "epoch_2.pt")
-    wrapped = {f"module.{key}": value for key, value in state.items()}
-    torch.save({"epoch": 2, "name": "run", "state_dict": wrapped, "optimizer": {"param_groups": []}}, path)
-    model = clip.import_agree(path, tokenizer)
-    check_is_original(model, original)
-    back = clip.export_agree(model, 2)
-    assert same(back["state_dict"], wrapped)
-    assert (back["epoch"], set(back)) == (2, {"epoch", "name", "state_dict", "optimizer"})
-    torch.save(state, path)
-    with pytest.raises(InputError, match="no checkpoint of AGREE"):
-        clip.import_agree(path, tokenizer)
-
-
-def test_what_does_not_fit_is_named(tmp_path: Path, tokenizer, original: CLIPModel, folder: str) -> None:
-    path = str(tmp_path / "clip.pt")
-    for damage, message in (
-        (lambda s: s.pop("visual.ln_pre.bias"), "1 missing: vision_model.pre_layrnorm.bias"),
-        (lambda s: s.update(more=torch.zeros(1)), "1 unexpected: more"),
-        (lambda s: s.pop("visual.conv1.weight"), "missing: visual.conv1.weight"),
-        (lambda s: s.update({"visual.layer1.0.conv1.weight": torch.zeros(1)}), "ResNet as image half"),
-        (lambda s: s.update({"token_embedding.weight": torch.zeros(9, 64)}), "the tokenizer has"),
-    ):
-        state = openai_state(original)
-        damage(state)
-        torch.save(state, path)
-        with pytest.raises(InputError, match=message):
-            clip.import_openai_clip(path, tokenizer)
-    weights = {k: v for k, v in original.state_dict().items() if k != "visual_projection.weight"}
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("visual_projection.weight"), "1 missing: visual_projection.weight"),
+        (lambda s: s.update({"classifier.weight": torch.zeros(2)}), "1 unexpected: classifier.weight"),
+        (lambda s: s.update({"visual_projection.weight": torch.zeros(3, 128)}), r"weight is \(3, 128\), expected"),
+    ],
+)
+def test_what_does_not_fit_is_named(original: CLIPModel, folder: str, change, message: str) -> None:
+    weights = original.state_dict() | {"text_model.embeddings.position_ids": torch.arange(12)[None]}
+    change(weights)
     save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="1 missing: visual_projection.weight"):
+    with pytest.raises(InputError, match=message):
         clip.import_clip(folder)
 
 
-def test_another_model_is_not_exported(folder: str, tmp_path: Path) -> None:
-
+def test_another_model_is_not_exported() -> None:
     with pytest.raises(InputError, match="no CLIP or SigLIP"):
         clip.export_clip(tiny_model_object())
     with pytest.raises(InputError, match="cannot load"):
         clip.import_clip("/no/such")
-
-
-def test_fused_projections_split_and_join() -> None:
-    fused = {"transformer.resblocks.0.attn.in_proj_weight": torch.arange(18.0).reshape(6, 3)}
-    split = clip.from_openai(fused)
-    assert sorted(key.split(".")[-2] for key in split) == ["k_proj", "q_proj", "v_proj"]
-    assert same(clip.to_openai(split), fused)
-    assert mapping.original_name("logit_bias", clip.CLIP_RENAMES) is None

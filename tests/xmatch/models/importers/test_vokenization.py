@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_models import tiny_model_object
 from small_originals import Matcher, tiny_bert
+from transformers import GPT2Config, GPT2Model
 
 from xmatch import DualEncoder
 from xmatch.errors import InputError
@@ -108,7 +109,40 @@ def test_another_text_tower_is_named_by_its_folder(tmp_path: Path, tokenizer, or
         import_vokenization(path, tokenizer, text_name="/no/such")
 
 
-def test_another_model_is_not_exported() -> None:
+def gpt_masks(blocks: int, positions: int) -> dict[str, torch.Tensor]:
+    """What a GPT-2 of the original's time stored in every block."""
+    masks = {}
+    for block in range(blocks):
+        name = f"lang_model.backbone.h.{block}.attn"
+        masks[f"{name}.bias"] = torch.ones(positions, positions, dtype=torch.uint8).tril()[None, None]
+        masks[f"{name}.masked_bias"] = torch.tensor(-1e4)
+    return masks
 
+
+def test_a_gpt_as_text_tower_goes_there_and_back(tmp_path: Path, tokenizer) -> None:
+    torch.manual_seed(8)
+    gpt = GPT2Model(
+        GPT2Config(vocab_size=40, n_positions=12, n_embd=64, n_layer=4, n_head=1, bos_token_id=2, eos_token_id=3)
+    )
+    original = Matcher(40, "vokenization", gpt)
+    state = original.saved() | gpt_masks(4, 12)
+    gpt.save_pretrained(tmp_path / "gpt")
+    torch.save(state, tmp_path / "BEST.pth")
+    path, folder = str(tmp_path / "BEST.pth"), str(tmp_path / "gpt")
+    model = import_vokenization(path, tokenizer, image_name="resnet18", text_name=folder)
+    with torch.no_grad():
+        torch.testing.assert_close(model.embed_tokens(IDS, MASK), original.texts(IDS, MASK), atol=1e-5, rtol=0)
+    back = export_vokenization(model)
+    assert set(back) == set(state)
+    assert all(torch.equal(back[key], state[key]) and back[key].dtype == state[key].dtype for key in state)
+
+
+def test_another_resnet_is_hinted_at(tmp_path: Path, tokenizer, original: Matcher) -> None:
+    torch.save(original.saved(), tmp_path / "BEST.pth")
+    with pytest.raises(InputError, match=r"missing: .*of another shape: .*--image_name"):
+        import_vokenization(str(tmp_path / "BEST.pth"), tokenizer, image_name="resnet50")
+
+
+def test_another_model_is_not_exported() -> None:
     with pytest.raises(InputError, match="heads of Vokenization or Maria"):
         export_vokenization(tiny_model_object(text_head=HeadConfig(kind="linear")))

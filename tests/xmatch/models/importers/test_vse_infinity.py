@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import tiny_model_object
+from small_models import golden, tiny_model_object
 from small_originals import BertText, Grid, GruText, Regions, shaken
 from torch import nn
 
@@ -40,14 +40,14 @@ def checkpoint(image: str, text: str, halves, prefix: bool, **options) -> dict:
         input_scale_factor=0.25,
         **options,
     )
-    start = "module." if prefix else ""
-    states = [{start + k: v for k, v in halves[half].state_dict().items()} for half in (image, text)]
+    modules = [nn.DataParallel(halves[half]) if prefix else halves[half] for half in (image, text)]
+    states = [module.state_dict() for module in modules]
     return {"epoch": 3, "model": states, "best_rsum": 400.1, "opt": opt, "Eiters": 7}
 
 
 def load(content, tmp_path: Path, text: str, tokenizer) -> DualEncoder:
     path = str(tmp_path / "model_best.pth")
-    torch.save(content, path)
+    torch.save(content, path, _use_new_zipfile_serialization=False)  # as torch did then
     return import_vse_infinity(path, **({"tokenizer": tokenizer} if text == "bert" else {"vocabulary": VOCABULARY}))
 
 
@@ -74,7 +74,7 @@ def test_forward_is_the_originals_and_every_tensor_returns(
     for mine, theirs in zip(back["model"], content["model"], strict=True):
         unused = {k for k in theirs if ".resnet.fc." in k or ".pooler." in k or k.endswith("position_ids")}
         assert set(mine) == set(theirs) - unused
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+        assert all(torch.equal(mine[key], theirs[key]) and mine[key].dtype == theirs[key].dtype for key in mine)
     assert back["opt"].precomp_enc_type == content["opt"].precomp_enc_type
     if image == "grid":
         assert (back["opt"].backbone_source, back["opt"].input_scale_factor) == ("imagenet_res50", 0.25)
@@ -89,6 +89,42 @@ def test_a_saved_import_returns(tmp_path: Path, tokenizer, halves) -> None:
     assert back.encode_texts(["w1 w2"]).tolist() == model.encode_texts(["w1 w2"]).tolist()
 
 
+def test_golden_numbers_of_the_original_come_out_of_its_checkpoint(tmp_path: Path, tokenizer) -> None:
+    case = golden("vse_image_encoder")["encoders"][0]
+    region = Regions(case["img_dim"], case["embed_size"])
+    region.load_state_dict({k: torch.tensor(v) for k, v in case["params"].items()}, strict=False)
+    content = checkpoint("region", "bigru", {"region": region, "bigru": GruText(WORDS, case["embed_size"])}, False)
+    features, mask = torch.tensor(case["features"]), torch.arange(5)[None] < torch.tensor(case["lengths"])[:, None]
+    with torch.no_grad():
+        ours = load(content, tmp_path, "bigru", tokenizer).image_embeddings_from_features(features, mask)
+    torch.testing.assert_close(ours, torch.tensor(case["eval_embedding"]), atol=2e-5, rtol=1e-4)
+
+    case = golden("vse_bigru_text_encoder")
+    params = {k: torch.tensor(v) for k, v in case["params"].items()}
+    words = WordVocabulary(VOCABULARY.words[: case["vocab_size"] - 1])
+    image = Regions(6, case["embed_size"])
+    content = checkpoint("region", "bigru", {"region": image, "bigru": image}, False)
+    content["model"][1] = params
+    torch.save(content, tmp_path / "text.pth")
+    model = import_vse_infinity(str(tmp_path / "text.pth"), vocabulary=words)
+    ids, lengths = torch.tensor(case["ids"]), torch.tensor(case["lengths"])
+    mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+    with torch.no_grad():
+        ours = model.embed_sentences(ids, mask)
+    torch.testing.assert_close(ours, torch.tensor(case["embedding"]), atol=2e-5, rtol=1e-4)
+
+
+def test_a_trunk_that_is_stored_twice_must_be_one(tmp_path: Path, tokenizer, halves) -> None:
+    for name, value in (
+        ("backbone.resnet.conv1.weight", torch.zeros(1)),
+        ("backbone.resnet.layer9.weight", torch.zeros(1)),
+    ):
+        content = checkpoint("grid", "bigru", halves, False)
+        content["model"][0][name] = value
+        with pytest.raises(InputError, match=f"trunk twice and differently: '{name}'"):
+            load(content, tmp_path, "bigru", tokenizer)
+
+
 @pytest.mark.parametrize(
     ("source", "name", "pixels"),
     [
@@ -96,6 +132,8 @@ def test_a_saved_import_returns(tmp_path: Path, tokenizer, halves) -> None:
         ("wsl_resnext", "resnext101_32x8d/torchvision", "unit_rgb"),
         ("imagenet_resnext", "resnext101_32x8d/torchvision", "unit_rgb"),
         ("imagenet_res152", "resnet152/caffe", "unit_rgb"),
+        ("vsepp_imagenet_res50", "resnet50/caffe", "unit_rgb"),
+        ("vsepp_resnext", "resnext101_32x8d/torchvision", "unit_rgb"),
     ],
 )
 def test_backbone_sources(source: str, name: str, pixels: str) -> None:
@@ -135,6 +173,5 @@ def test_what_an_import_needs_is_asked_for(tmp_path: Path, tokenizer, halves) ->
 
 
 def test_another_model_is_not_exported() -> None:
-
     with pytest.raises(InputError, match="GPO on both sides"):
         export_vse_infinity(tiny_model_object())
