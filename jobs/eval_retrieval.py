@@ -1,92 +1,245 @@
-"""Measure image-to-text and text-to-image retrieval of a dual encoder on a captioned split."""
+"""Measure image-to-text and text-to-image retrieval on a benchmark, beside the published figures."""
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from raydeploy.connect import RayConfig
+from raydeploy.config import config_hash, to_plain
+from raydeploy.connect import RayConfig, connect
 from raydeploy.ledger import Ledger
-from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.run import Plan, Report, Run, run_job, versions
 from raydeploy.streams import run_shards
 from xmatch.data import files
+from xmatch.data.captions import CaptionSet
 from xmatch.data.image_listing import image_listing, plan_listing_shards, read_listing
-from xmatch.data.vectors import matrix, read_vectors
+from xmatch.data.precomp import read_precomp
+from xmatch.data.vectors import make_vectors, matrix, read_vectors, write_vectors
 from xmatch.embedding import EmbedImages
 from xmatch.errors import InputError
-from xmatch.evaluation.ranks import image_to_text_ranks, text_to_image_ranks
-from xmatch.evaluation.report import recall_plot, retrieval_figures, table_text
-from xmatch.models.checkpoints import model_hash
-from xmatch.models.dual_encoder import DualEncoder
-from xmatch.training.samples import CaptionsConfig, read_split
+from xmatch.evaluation.benchmarks import benchmark_of, size_warning
+from xmatch.evaluation.comparison import comparison_text
+from xmatch.evaluation.gallery import GalleryConfig, gallery_sha256, read_gallery
+from xmatch.evaluation.measures import ConfidenceConfig, Request
+from xmatch.evaluation.members import LINE_ID, EmbeddingsConfig, Member, embeddings_member, places, similarity_member
+from xmatch.evaluation.provenance import (
+    data_hashes,
+    evaluation_versions,
+    overlap_of_models,
+    overlap_text,
+    record_of,
+    unknown_overlap,
+)
+from xmatch.evaluation.results import write_results
+from xmatch.evaluation.similarities import EmbeddingSimilarities
+from xmatch.models import checkpoints
+from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRetrievalConfig:
     """Settings of one evaluation."""
 
-    model: str
-    """Dual encoder: a folder, or a hub name."""
     output: str
-    """Folder for figures, plot and embeddings."""
-    data: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(split="test"))
-    """The captioned split."""
+    """Folder for figures, ranks, plot, page and embeddings."""
+    benchmark: str = ""
+    """`flickr8k`, `flickr30k`, `coco_1k`, `coco_5k`, `cxc` or `eccv`; empty: both directions over any split."""
+    model: list[str] | str = ""
+    """Dual encoder: a folder or hub name; several, joined by commas or as a list, form an ensemble."""
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    """Ready embeddings instead of a model, or beside others in an ensemble."""
+    similarity: list[str] | str = ""
+    """Saved similarities as .npy (images x captions), memory-mapped, also the originals' results_*.npy; one or more."""
+    data: GalleryConfig = field(default_factory=lambda: GalleryConfig(split="test"))
+    """The captioned split, in the order of the benchmark's files."""
+    cxc: str = ""
+    """Folder with CxC's sits_test.csv, sis_test.csv and sts_test.csv, or VSE-infinity's cxc_annots (benchmark cxc)."""
+    eccv: str = ""
+    """Folder with eccv_image_to_caption.json and eccv_caption_to_image.json; empty: those of the package eccv_caption,
+    whose own figures are then computed too (benchmark eccv)."""
+    pmrp: str = ""
+    """Folder with PCME's pm_image_to_caption.json and pm_caption_to_image.json; empty: no PMRP (benchmark eccv)."""
+    allow_overlap: bool = False
+    """Measure even if a model has seen images of the benchmark; the result says so."""
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    """Bootstrap confidence intervals."""
+    worst: int = 20
+    """Worst queries of each direction on the page; 0: no page."""
     batch_size: int = 32
     """Images in one forward pass."""
     ray: RayConfig = field(default_factory=RayConfig)
-    """Where it runs."""
+    """Where images are embedded."""
 
     def __post_init__(self) -> None:
-        """The split is needed."""
+        """Something to measure, and something to measure it on."""
+        benchmark_of(self.benchmark)
         if not self.data.captions:
             raise InputError("give data.captions and data.images.")
+        if not [*places(self.model), *places(self.embeddings.images), *places(self.similarity)]:
+            raise InputError("nothing to measure: give --model, --embeddings.images and .texts, or --similarity.")
+        if self.worst < 0 or self.batch_size < 1:
+            raise InputError(f"worst must be 0 or more and batch_size 1 or more, got {self.worst}, {self.batch_size}.")
+
+    @property
+    def threads(self) -> int:
+        """Of whatever reads photos."""
+        return max(1, int(self.ray.cpus_per_actor))
+
+
+def reads_photos(model: str) -> bool:
+    """Whether a saved model's image tower takes photographs rather than ready-made regions."""
+    config = checkpoints.read_config(checkpoints.resolve(model), DualEncoderConfig)
+    return config.image.kind != "regions"
+
+
+def gallery_of(config: EvalRetrievalConfig) -> CaptionSet:
+    """The split, with photographs if a model needs them."""
+    return read_gallery(config.data, needs_images=any(map(reads_photos, places(config.model))))
+
+
+def request_of(config: EvalRetrievalConfig, gallery: CaptionSet, members: list[Member]) -> Request:
+    """What is asked of the benchmark."""
+    return Request(gallery, members, config.confidence, config.cxc, config.eccv, config.pmrp)
 
 
 def plan(config: EvalRetrievalConfig) -> Plan:
-    """Images and captions of the split."""
-    split = read_split(config.data)
-    return Plan([("images", f"{len(split.image_ids):,}"), ("captions", f"{len(split.captions):,}")])
+    """Images, captions and members; refuses files that do not fit and, by ids and captions, a split that was seen."""
+    gallery, benchmark = gallery_of(config), benchmark_of(config.benchmark)
+    benchmark.check(request_of(config, gallery, []))
+    ready = [*places(config.embeddings.images), *places(config.embeddings.texts), *places(config.similarity)]
+    for place in ready:
+        if not files.exists(place):
+            raise InputError(f"{place!r} does not exist; expected embeddings or a saved similarity there.")
+    known = overlap_of_models(places(config.model), gallery, allow=config.allow_overlap, threads=0)
+    warning = size_warning(benchmark, len(gallery.image_ids), len(gallery.captions))
+    rows = [
+        ("benchmark", benchmark.title or "any split"),
+        ("images", f"{len(gallery.image_ids):,}"),
+        ("captions", f"{len(gallery.captions):,}"),
+        ("members", ", ".join([*places(config.model), *ready])),
+        *([("overlap", overlap_text(known))] if known else []),
+        *([("note", warning)] if warning else []),
+        *([("bad rows", f"{gallery.bad_rows:,}; the first: {gallery.first_bad[0]}")] if gallery.bad_rows else []),
+    ]
+    return Plan(rows)
+
+
+def embed_photos(config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet, folder: str) -> str:
+    """Embed the split's photographs in actors, resumably; the bank's folder.
+
+    Raises:
+        InputError: a photograph cannot be read.
+    """
+    listing = files.join(config.output, "images.parquet")
+    files.write_parquet(listing, image_listing(gallery.image_ids, gallery.image_paths))
+    shards = plan_listing_shards(listing, images_per_shard=512)
+    step = EmbedImages(model, batch_size=config.batch_size, threads=config.threads)
+    identity = {"model": checkpoints.model_hash(model), "images": files.sha256(listing)}
+    ledger = Ledger(files.join(folder, "images"), identity)
+    with connect(config.ray), run.progress(len(gallery.image_ids), "images") as progress:
+        for report in run_shards(shards, read_listing, step, ledger, suffix="arrow", ray=config.ray):
+            progress.advance(report.counts["images"])
+    counts = ledger.finish([shard.id for shard in shards])["counts"]
+    if counts["quarantined"]:
+        raise InputError(
+            f"{counts['quarantined']} images of the split cannot be read, so recall would not be comparable; see "
+            f"{files.join(ledger.output, 'quarantine')}."
+        )
+    return ledger.output
+
+
+def embed_regions(config: EvalRetrievalConfig, model: str) -> npt.NDArray[np.float32]:
+    """Embed the ready-made regions of a precomputed folder in this process; (N, D) unit rows.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    regions = read_precomp(config.data.captions, config.data.split).regions
+    if regions is None:
+        raise InputError(
+            f"{model!r} takes ready-made regions, but {config.data.captions!r} has no {config.data.split}_ims.npy."
+        )
+    encoder = DualEncoder.from_pretrained(model)
+    starts = range(0, len(regions), config.batch_size)
+    batches = (np.array(regions[start : start + config.batch_size], np.float32) for start in starts)
+    return np.concatenate([encoder.encode_features(batch) for batch in batches])
+
+
+def model_member(config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet) -> Member:
+    """A saved model's scores; its embeddings stay in <output>/embeddings, to be measured again without it."""
+    digest = checkpoints.model_hash(model)
+    folder = files.join(config.output, "embeddings", digest[:12])
+    if reads_photos(model):
+        images = _float32(embed_photos(config, run, model, gallery, folder))
+    else:
+        images = embed_regions(config, model)
+    bank = files.join(folder, f"texts-{gallery_sha256(gallery)[:12]}.arrow")
+    if not files.exists(bank):
+        texts = DualEncoder.from_pretrained(model).encode_texts(gallery.captions)
+        is_unique = len(set(gallery.caption_ids)) == len(texts)
+        ids = gallery.caption_ids if is_unique else [f"{LINE_ID}{row}" for row in range(len(texts))]
+        write_vectors(bank, make_vectors(ids, texts))
+    pair = (images, _float32(bank))
+    return Member("model", model, EmbeddingSimilarities(*pair), pair, {"model": digest})
+
+
+def _float32(bank: str) -> npt.NDArray[np.float32]:
+    return np.asarray(matrix(read_vectors(bank)), dtype=np.float32)
+
+
+def members_of(config: EvalRetrievalConfig, run: Run, gallery: CaptionSet) -> list[Member]:
+    """Whatever is measured, in the order of the settings."""
+    plain = files.join(config.output, "similarity")
+    folder = tempfile.mkdtemp(prefix="similarity-") if files.is_uri(plain) else os.path.abspath(plain)
+    pairs = zip(places(config.embeddings.images), places(config.embeddings.texts), strict=True)
+    return [
+        *(model_member(config, run, model, gallery) for model in places(config.model)),
+        *(embeddings_member(images, texts, gallery) for images, texts in pairs),
+        *(similarity_member(path, gallery, folder) for path in places(config.similarity)),
+    ]
 
 
 def body(config: EvalRetrievalConfig, run: Run) -> Report:
-    """Embed images in actors and captions here, count ranks, write figures, table and plot."""
-    split = read_split(config.data)
-    listing = files.join(config.output, "images.parquet")
-    files.write_parquet(listing, image_listing(split.image_ids, split.image_paths))
-    shards = plan_listing_shards(listing, images_per_shard=512)
-    threads = max(1, int(config.ray.cpus_per_actor))
-    step = EmbedImages(config.model, batch_size=config.batch_size, threads=threads)
-    ledger = Ledger(
-        files.join(config.output, "images"), {"model": model_hash(config.model), "images": files.sha256(listing)}
+    """Embed what is not embedded yet, measure, and write the result."""
+    gallery, benchmark, models = gallery_of(config), benchmark_of(config.benchmark), places(config.model)
+    overlap = overlap_of_models(models, gallery, allow=config.allow_overlap, threads=config.threads)
+    members = members_of(config, run, gallery)
+    overlap += unknown_overlap(members)
+    request = request_of(config, gallery, members)
+    measured = benchmark.measure(request)
+    warning = size_warning(benchmark, len(gallery.image_ids), len(gallery.captions))
+    record = record_of(
+        measured, benchmark=config.benchmark, captions=gallery, members=members, overlap=overlap, warning=warning
     )
-    with run.progress(len(split.image_ids), "images") as progress:
-        for report in run_shards(shards, read_listing, step, ledger, suffix="arrow", ray=config.ray):
-            progress.advance(report.counts["images"])
-    manifest = ledger.finish([shard.id for shard in shards])
-    if manifest["counts"]["quarantined"]:
-        raise InputError(
-            f"{manifest['counts']['quarantined']} images of the split cannot be read, so recall would not be "
-            f"comparable; see {files.join(ledger.output, 'quarantine')}."
-        )
-    images = np.asarray(matrix(read_vectors(ledger.output)), dtype=np.float32)
-    texts = DualEncoder.from_pretrained(config.model).encode_texts(split.captions)
-    i2t = image_to_text_ranks(images, texts, split.caption_image)
-    t2i = text_to_image_ranks(images, texts, split.caption_image)
-    figures = retrieval_figures(i2t, t2i)
-    title = f"{config.data.captions.rsplit('/', 1)[-1]}, split {config.data.split}"
-    record = {"figures": figures, "model": manifest["identity"]["model"], "images": len(images), "captions": len(texts)}
-    files.write_json(files.join(config.output, "retrieval.json"), record)
-    files.write_bytes(files.join(config.output, "recall.png"), recall_plot(i2t, t2i, title))
-    rows = [("figures", files.join(config.output, "retrieval.json")), ("plot", files.join(config.output, "recall.png"))]
-    return Report(rows, record, table_text(figures, f"{title}: {len(images):,} images, {len(texts):,} captions"))
+    hashes = data_hashes(config.data, gallery, reads_photos=any(map(reads_photos, models)), threads=config.threads)
+    plain = to_plain(config)
+    record |= {
+        "config": plain,
+        "config_sha256": config_hash(plain),
+        "data_sha256": hashes | measured.hashes,
+        "versions": versions() | evaluation_versions(),
+    }
+    title = f"{benchmark.title or config.data.captions.rsplit('/', 1)[-1]}, split {config.data.split}"
+    rows = write_results(config.output, request, measured, record, title=title, worst=config.worst)
+    rows += [("ties", ", ".join(f"{name} {count:,}" for name, count in measured.ties.items()))]
+    rows += [("overlap", overlap_text(overlap))] + ([("note", warning)] if warning else [])
+    rows += [("not measured", f"{name}: {why}") for name, why in measured.skipped.items()]
+    heading = f"{title}: {record['images']:,} images, {record['captions']:,} captions"
+    return Report(rows, record, comparison_text(config.benchmark, measured.figures, measured.intervals, heading))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; the exit code."""
-    return run_job("eval_retrieval", EvalRetrievalConfig, plan=plan, body=body, description=__doc__ or "", argv=argv)
+    description = __doc__ or ""
+    return run_job(
+        "eval_retrieval", EvalRetrievalConfig, plan=plan, body=body, description=description, argv=argv, uses_ray=False
+    )
 
 
 if __name__ == "__main__":

@@ -70,6 +70,48 @@ def recall_intervals(
     return {name: Interval(*three) for name, three in zip([*names, "rsum"], values)}
 
 
+def mean_intervals(
+    values: npt.NDArray[np.floating],
+    image: npt.NDArray[np.int64],
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """Confidence intervals of means over queries, whatever each query's figures are.
+
+    Args:
+        values: (Q, F) figures of each query.
+        image: (Q,) image that each query is, or belongs to; images that have no query are not drawn.
+        samples: resamples.
+        level: share of the resamples inside the interval.
+        seed: of the draws.
+
+    Returns:
+        One for each of the F figures, in the unit of `values`.
+    """
+    if values.ndim != 2 or len(values) != len(image) or not len(image) or samples < 1 or not 0 < level < 1:
+        raise InputError(
+            f"a bootstrap of values {values.shape} of {len(image)} queries, {samples} samples and level {level} cannot "
+            "be drawn; expected at least one query with one image each, one sample, and a level between 0 and 1."
+        )
+    _, owner = np.unique(image, return_inverse=True)
+    images = int(owner.max()) + 1
+    columns = [*(np.bincount(owner, column, images) for column in values.T), np.bincount(owner, minlength=images)]
+    sums, rng, found = np.stack(columns, axis=1), np.random.default_rng(seed), []
+    for start in range(0, samples, BLOCK):
+        drawn = _weights(images, min(BLOCK, samples - start), rng) @ sums
+        found.append(drawn[:, :-1] / drawn[:, -1:])
+    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return [Interval(*three) for three in zip(values.mean(0).tolist(), low.tolist(), high.tolist())]
+
+
+def _weights(images: int, samples: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """(samples, images): how often each image was drawn."""
+    draws = rng.integers(0, images, (samples, images))
+    return np.stack([np.bincount(draw, minlength=images) for draw in draws]).astype(float)
+
+
 def _hits(part: QueryRanks) -> npt.NDArray[np.float64]:
     """(N, 7): an image's own hits at each depth, its captions' hits at each depth, and its number of captions."""
     images = len(part.image_to_text)
@@ -95,9 +137,7 @@ def _resampled(part: QueryRanks, samples: int, rng: np.random.Generator) -> npt.
     hits = _hits(part)
     images, found = len(hits), []
     for start in range(0, samples, BLOCK):
-        draws = rng.integers(0, images, (min(BLOCK, samples - start), images))
-        weights = np.stack([np.bincount(draw, minlength=images) for draw in draws]).astype(float)
-        found.append(_recalls(hits, weights))
+        found.append(_recalls(hits, _weights(images, min(BLOCK, samples - start), rng)))
     return np.concatenate(found)
 
 

@@ -58,8 +58,7 @@ def five_folds(source: Similarities, caption_image: npt.NDArray[np.int64], folds
         InputError: the images cannot be cut so, or captions are not in the order of their images.
     """
     images = source.shape[0]
-    if not images or images % folds:
-        raise InputError(f"{images} images do not make {folds} equal folds. COCO 1K needs the 5,000 test images.")
+    require_folds(images, folds)
     wrong = np.flatnonzero(np.diff(caption_image) < 0)
     if len(wrong):
         raise InputError(
@@ -73,6 +72,16 @@ def five_folds(source: Similarities, caption_image: npt.NDArray[np.int64], folds
         fold = PartSimilarities(source, slice(start, start + size), slice(left, right))
         parts.append(caption_ranks(fold, owners[-1]))
     return _combine(parts, owners)
+
+
+def require_folds(images: int, folds: int) -> None:
+    """Check that images can be cut into equal folds.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not images or images % folds:
+        raise InputError(f"{images} images do not make {folds} equal folds. COCO 1K needs the 5,000 test images.")
 
 
 def _combine(parts: list[tuple[Counted, Counted]], owners: list[npt.NDArray[np.int64]]) -> Retrieval:

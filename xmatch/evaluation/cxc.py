@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from xmatch.data import files
 from xmatch.errors import InputError
+from xmatch.evaluation.correlation import Correlation, sampled_spearman
 from xmatch.evaluation.ranks import Counted, Positives, count_ranks, recall_at_k, scores_at
 from xmatch.evaluation.similarities import EmbeddingSimilarities, Similarities, WithDiagonal
 
@@ -77,13 +78,6 @@ class Gallery(NamedTuple):
     image_ids: npt.NDArray[np.int64]
     caption_ids: npt.NDArray[np.int64]
     caption_image: npt.NDArray[np.int64]
-
-
-class Correlation(NamedTuple):
-    """Mean and standard deviation over the samples, times 100."""
-
-    mean: float
-    deviation: float
 
 
 @dataclass(frozen=True)
@@ -201,17 +195,17 @@ def positives_from_annotations(
 
 def cxc_recalls(
     across: Similarities,
-    texts: Similarities,
-    images: Similarities,
+    texts: Similarities | None,
+    images: Similarities | None,
     positives: CxcPositives,
     convention: Convention = "vse_infty",
 ) -> tuple[dict[str, float], dict[str, Counted]]:
-    """Recall at 1, 5 and 10 of the four tasks.
+    """Recall at 1, 5 and 10 of the four tasks, or of those whose scores are given.
 
     Args:
         across: scores of (N images, M captions).
-        texts: scores of (M captions, M captions).
-        images: scores of (N images, N images).
+        texts: scores of (M captions, M captions); None leaves T2T out.
+        images: scores of (N images, N images); None leaves I2I out.
         positives: who matches whom.
         convention: what happens to queries without a match and to an item's score with itself; see the module.
 
@@ -223,14 +217,39 @@ def cxc_recalls(
     counted: dict[str, Counted] = {}
     counted["i2t"], counted["t2i"] = count_ranks(across, positives.i2t, positives.t2i)
     for name, source, matches in (("t2t", texts, positives.t2t), ("i2i", images, positives.i2i)):
-        counted[name] = count_ranks(WithDiagonal(source, own), matches, Positives.none(source.shape[1]))[0]
+        if source is not None:
+            counted[name] = count_ranks(WithDiagonal(source, own), matches, Positives.none(source.shape[1]))[0]
     figures: dict[str, float] = {}
     for name, one in counted.items():
-        skip = convention == "eccv_caption" or name in ("t2t", "i2i")
-        ranks = one.ranks[one.best >= 0] if skip else one.ranks
+        ranks = one.ranks[measured(one, name, convention)]
         figures |= {f"{name}_recall_at_{k}": recall_at_k(ranks, k) if len(ranks) else float("nan") for k in DEPTHS}
         figures[f"{name}_queries"] = float(len(ranks))
     return figures, counted
+
+
+def measured(counted: Counted, task: str, convention: Convention) -> npt.NDArray[np.bool_]:
+    """(Q,) which queries of a task are averaged over in a convention."""
+    if convention == "eccv_caption" or task in ("t2t", "i2i"):
+        return counted.best >= 0
+    return np.ones(len(counted.ranks), bool)
+
+
+def read_positives(folder: str, gallery: Gallery) -> CxcPositives:
+    """Matches from a folder with CxC's CSVs, or with VSE-infinity's `cxc_annots` where it has no CSV.
+
+    Raises:
+        InputError: it has neither.
+    """
+    if files.exists(files.join(folder, "sits_test.csv")):
+        return positives_from_csvs(folder, gallery)
+    names = ("cxc_it.json", "cxc_i2i.json", "cxc_t2t.json")
+    if not all(files.exists(files.join(folder, name)) for name in names):
+        raise InputError(
+            f"{folder!r} has neither sits_test.csv, sis_test.csv and sts_test.csv of Crisscrossed Captions nor "
+            f"{', '.join(names)} of VSE-infinity; expected one or the other. Give the folder that holds them."
+        )
+    across, images, captions = (files.read_json(files.join(folder, name)) for name in names)
+    return positives_from_annotations(gallery, across, images, captions, where=folder)
 
 
 def cxc_recalls_of_embeddings(
@@ -275,56 +294,6 @@ def cxc_correlations(
             queries, ratings, scores = np.concatenate([first, second]), np.tile(ratings, 2), np.tile(once, 2)
         found[str(kind)] = sampled_spearman(queries, ratings, scores, samples=samples, seed=seed)
     return found
-
-
-def sampled_spearman(
-    queries: npt.NDArray[np.int64],
-    ratings: npt.NDArray[np.float64],
-    scores: npt.NDArray[np.float64],
-    *,
-    samples: int = 1000,
-    seed: int = 0,
-) -> Correlation:
-    """Rank correlation of ratings and scores over random halves of the queries.
-
-    Args:
-        queries: (P,) the item that each rated pair belongs to.
-        ratings: (P,) people's scores.
-        scores: (P,) the model's.
-        samples: draws.
-        seed: of the draws.
-    """
-    order = np.argsort(queries, kind="stable")
-    items, starts, counts = np.unique(queries[order], return_index=True, return_counts=True)
-    half = len(items) // 2
-    if half < 2 or not len(queries) == len(ratings) == len(scores) or samples < 1:
-        raise InputError(
-            f"{len(queries)} pairs of {len(items)} items with {len(ratings)} ratings and {len(scores)} scores cannot "
-            f"be correlated in {samples} samples; expected one rating and score per pair and at least 4 items."
-        )
-    rng = np.random.default_rng(seed)
-    found = np.empty(samples)
-    for i in range(samples):
-        chosen = rng.permutation(len(items))[:half]
-        pairs = order[starts[chosen] + rng.integers(0, counts[chosen])]
-        found[i] = spearman(ratings[pairs], scores[pairs])
-    return Correlation(float(100 * found.mean()), float(100 * found.std()))
-
-
-def spearman(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:
-    """Spearman's rank correlation of two (P,) arrays, equal values sharing their mean rank; 0 if one is constant."""
-    ranks = average_ranks(left), average_ranks(right)
-    centred = [one - one.mean() for one in ranks]
-    norm = float(np.sqrt(centred[0] @ centred[0]) * np.sqrt(centred[1] @ centred[1]))
-    return float(centred[0] @ centred[1]) / norm if norm else 0.0
-
-
-def average_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(P,) ascending 1-based ranks; equal values share their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return ranks
 
 
 def _rows(

@@ -60,9 +60,37 @@ def eccv_figures(ranked: Mapping[int, Sequence[int]], matches: Mapping[int, Iter
         ranked: candidates of each query, best first, none twice; at least as many as the query has matches.
         matches: verified matches of each query; queries of `ranked` that are not here are not measured.
     """
-    if not matches:
+    return per_query_mean(per_query(((query, ranked.get(query, ())) for query in matches), matches))
+
+
+class PerQuery(NamedTuple):
+    """The figures of each query of one direction.
+
+    Attributes:
+        ids: (Q,) int64 ids of the queries.
+        values: (Q, 3) float64, as EccvFigures names them, as fractions.
+    """
+
+    ids: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+
+def per_query(ranked: Iterable[tuple[int, Sequence[int]]], matches: Mapping[int, Iterable[int]]) -> PerQuery:
+    """Figures of queries one by one.
+
+    Args:
+        ranked: pairs of a query of `matches` and its candidates, best first.
+        matches: verified matches of each query.
+    """
+    found = [(query, _figures_of(query, candidates, matches[query])) for query, candidates in ranked]
+    if not found:
         raise InputError("no query has matches, so nothing can be averaged. Give the ground truth of one direction.")
-    return _mean([_figures_of(query, ranked.get(query, ()), true) for query, true in matches.items()])
+    return PerQuery(np.array([query for query, _ in found], np.int64), np.array([one for _, one in found]))
+
+
+def per_query_mean(found: PerQuery) -> EccvFigures:
+    """Means over the queries."""
+    return EccvFigures(*found.values.mean(0).tolist())
 
 
 def _figures_of(query: int, ranked: Sequence[int], true: Iterable[int]) -> EccvFigures:
@@ -78,10 +106,6 @@ def _figures_of(query: int, ranked: Sequence[int], true: Iterable[int]) -> EccvF
     hits = np.array([candidate in wanted for candidate in listed])
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return EccvFigures(float(np.mean(precision * hits)), float(precision[-1]), float(hits[0]))
-
-
-def _mean(figures: Sequence[EccvFigures]) -> EccvFigures:
-    return EccvFigures(*np.mean(np.array(figures), axis=0).tolist())
 
 
 def r_precision(ranked: Mapping[int, Sequence[int]], matches: Mapping[int, Iterable[int]]) -> float:
@@ -121,12 +145,7 @@ def _each_list(
             f"{len(query_ids)} query and {len(candidate_ids)} candidate ids do not fit scores of {expected} (queries, "
             "candidates). Give one id for every row and column."
         )
-    absent = set(depths) - set(query_ids.tolist())
-    if absent:
-        raise InputError(
-            f"query {min(absent)} of the ground truth is not among the embedded items ({len(absent)} of {len(depths)} "
-            "are not). ECCV Caption needs the whole COCO 5K test split, with COCO's ids."
-        )
+    require_queries(depths, query_ids)
     for start in range(0, len(query_ids), STRIP):
         part = slice(start, min(start + STRIP, len(query_ids)))
         wanted = [at for at, query in enumerate(query_ids[part].tolist()) if query in depths]
@@ -137,6 +156,21 @@ def _each_list(
         for at in wanted:
             query = int(query_ids[start + at])
             yield query, candidate_ids[_best(block[at], depths[query])].tolist()
+
+
+def require_queries(queries: Iterable[int], ids: npt.NDArray[np.int64]) -> None:
+    """Check that every query of a ground truth was embedded.
+
+    Raises:
+        InputError: some were not.
+    """
+    wanted = set(queries)
+    absent = wanted - set(ids.tolist())
+    if absent:
+        raise InputError(
+            f"query {min(absent)} of the ground truth is not among the embedded items ({len(absent)} of {len(wanted)} "
+            "are not). ECCV Caption needs the whole COCO 5K test split, with COCO's ids."
+        )
 
 
 def _best(scores: Block, depth: int) -> npt.NDArray[np.int64]:
@@ -156,7 +190,18 @@ def eccv_scores(
     caption_ids: npt.NDArray[np.int64],
     truth: GroundTruth,
 ) -> dict[str, EccvFigures]:
-    """Both directions, computed here, query by query: the long lists of PMRP are never held at once.
+    """Both directions, computed here: means of `eccv_per_query`, of the same arguments, under `i2t` and `t2i`."""
+    each = eccv_per_query(source, image_ids, caption_ids, truth)
+    return {way: per_query_mean(found) for way, found in each.items()}
+
+
+def eccv_per_query(
+    source: Similarities,
+    image_ids: npt.NDArray[np.int64],
+    caption_ids: npt.NDArray[np.int64],
+    truth: GroundTruth,
+) -> dict[str, PerQuery]:
+    """Both directions query by query: the long lists of PMRP are never held at once.
 
     Args:
         source: scores of (N images, M captions).
@@ -176,8 +221,7 @@ def eccv_scores(
         if not matches:
             raise InputError(f"the ground truth has no {way} queries. Give files of both directions.")
         depths = {query: len(set(true)) for query, true in matches.items()}
-        lists = _each_list(source, queries, candidates, depths, direction)
-        found[way] = _mean([_figures_of(query, ranked, matches[query]) for query, ranked in lists])
+        found[way] = per_query(_each_list(source, queries, candidates, depths, direction), matches)
     return found
 
 

@@ -11,7 +11,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ from xmatch.errors import InputError
 
 Block = npt.NDArray[np.floating]
 """Scores of some rows against some columns, float32 or float64; higher is closer."""
+
+
+PICKLE_START = b"\x80"
+"""First byte of a pickle of protocol 2 or later."""
 
 
 class Similarities(Protocol):
@@ -219,10 +223,11 @@ def open_similarities(path: str) -> MatrixSimilarities:
     except (OSError, ValueError) as error:
         raise InputError(f"{not_one}: {error}. Expected .npy, as numpy.save writes a matrix.") from error
     if dtype.hasobject:
-        output = f"{path.removesuffix('.npy')}_matrix.npy"
+        folder, name = os.path.split(os.path.abspath(path))
         raise InputError(
-            f"{path!r} holds a Python pickle, as the original programs save results; expected a plain matrix. "
-            f"Convert it once: python jobs/convert.py --what legacy --input {path} --output {output}"
+            f"{path!r} holds a Python pickle, as the original programs save results; expected a plain matrix. Convert "
+            f"it once: python jobs/convert.py --what legacy --input {path} --output {folder} "
+            f"--name {name.removesuffix('.npy')}_matrix.npy"
         )
     try:
         matrix = np.ndarray(shape, dtype, mapping, offset, order="F" if is_fortran else "C")
@@ -232,6 +237,38 @@ def open_similarities(path: str) -> MatrixSimilarities:
             "save it again."
         ) from error
     return MatrixSimilarities(matrix, repr(path), mapping)
+
+
+class NpyHeader(NamedTuple):
+    """What the head of a `.npy` says; offset: where its content begins, in bytes."""
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[Any]
+    offset: int
+
+
+def npy_header(path: str) -> NpyHeader | None:
+    """The header of a local `.npy`; None if the file is not one."""
+    try:
+        with open(path, "rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return NpyHeader(*read(stream), stream.tell())
+    except (OSError, ValueError):
+        return None
+
+
+def holds_pickle(path: str) -> bool:
+    """Whether a local file is a pickle, bare or within `.npy`, as the originals save results; nothing is unpickled."""
+    header = npy_header(path)
+    if header is not None:
+        return bool(header.dtype.hasobject)
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(1) == PICKLE_START
+    except OSError:
+        return False
 
 
 def _shift(part: slice, by: int) -> slice:

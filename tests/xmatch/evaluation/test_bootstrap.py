@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xmatch.errors import InputError
-from xmatch.evaluation.bootstrap import QueryRanks, recall_intervals
+from xmatch.evaluation.bootstrap import QueryRanks, mean_intervals, recall_intervals
 from xmatch.evaluation.report import retrieval_figures
 
 
@@ -61,3 +61,25 @@ def test_bad_requests_are_named() -> None:
         recall_intervals([some_ranks(0)], level=95)
     with pytest.raises(InputError, match="5 rows of caption_image"):
         recall_intervals([QueryRanks(np.ones(1, int), np.ones(4, int), np.zeros(5, int))])
+
+
+def test_means_over_queries_agree_with_recalls_and_ignore_images_without_queries() -> None:
+    ranks = some_ranks(1)
+    hits = 100.0 * (ranks.text_to_image[:, None] <= np.array([1, 5, 10]))
+    found = mean_intervals(hits, ranks.caption_image, samples=2000)
+    expected = recall_intervals([ranks], samples=2000)
+    for k, one in zip((1, 5, 10), found):
+        assert one.value == pytest.approx(expected[f"t2i_recall_at_{k}"].value)
+        assert one.low == pytest.approx(expected[f"t2i_recall_at_{k}"].low, abs=0.7)
+        assert one.high == pytest.approx(expected[f"t2i_recall_at_{k}"].high, abs=0.7)
+    assert mean_intervals(hits, 10 * ranks.caption_image, samples=2000) == found
+
+
+def test_means_that_cannot_be_drawn_are_refused() -> None:
+    for values, image in (
+        (np.ones((0, 1)), np.ones(0, int)),
+        (np.ones(3), np.ones(3, int)),
+        (np.ones((3, 1)), np.ones(2, int)),
+    ):
+        with pytest.raises(InputError, match="cannot be drawn"):
+            mean_intervals(values, image)

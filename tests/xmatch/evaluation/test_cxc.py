@@ -5,21 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from xmatch.errors import InputError
 from xmatch.evaluation.cxc import (
     Gallery,
-    average_ranks,
     cxc_correlations,
+    cxc_recalls,
     cxc_recalls_of_embeddings,
     positives_from_annotations,
     positives_from_csvs,
     read_annotations,
+    read_positives,
     read_rated_pairs,
-    sampled_spearman,
-    spearman,
 )
 from xmatch.evaluation.ranks import MISSED
 from xmatch.evaluation.similarities import EmbeddingSimilarities
@@ -55,34 +52,6 @@ def csvs(tmp_path: Path) -> str:
     write(tmp_path, "sis", [(image(42), image(7), 2.5), (image(7), image(42), 2.4), (image(7), image(99), 5)])
     write(tmp_path, "sts", [(caption(10), caption(20), 3.0), (caption(11), caption(21), 2.99)])
     return str(tmp_path)
-
-
-@given(st.lists(st.integers(-5, 5), min_size=2, max_size=30))
-def test_average_ranks_are_those_of_a_definition_in_words(values: list[int]) -> None:
-    expected = [sum(v < x for v in values) + (sum(v == x for v in values) + 1) / 2 for x in values]
-    assert average_ranks(np.array(values, float)).tolist() == expected
-
-
-def test_spearman_sees_order_only() -> None:
-    rng = np.random.default_rng(0)
-    left = rng.standard_normal(50)
-    assert spearman(left, np.exp(left)) == pytest.approx(1)
-    assert spearman(left, -(left**3)) == pytest.approx(-1)
-    assert spearman(left, np.ones(50)) == 0
-    assert spearman(np.array([1.0, 2, 3, 4, 5]), np.array([5.0, 6, 7, 8, 7])) == pytest.approx(0.8207826816681233)
-
-
-def test_sampling_is_seeded_and_takes_one_pair_of_each_item() -> None:
-    rng = np.random.default_rng(0)
-    queries, ratings = rng.integers(0, 100, 600), rng.standard_normal(600)
-    assert sampled_spearman(queries, ratings, ratings, samples=5).mean == pytest.approx(100)
-    scores = ratings + rng.standard_normal(600)
-    assert sampled_spearman(queries, ratings, scores, seed=1) == sampled_spearman(queries, ratings, scores, seed=1)
-    one = sampled_spearman(queries, ratings, scores, samples=300)
-    assert one.mean == pytest.approx(100 * spearman(ratings, scores), abs=3)
-    assert 5 < one.deviation < 20  # about 1 / sqrt(50) for 50 independent pairs
-    with pytest.raises(InputError, match="at least 4 items"):
-        sampled_spearman(np.array([1, 2]), np.ones(2), np.ones(2))
 
 
 def test_positives_follow_the_thresholds_and_drop_what_is_not_in_the_gallery(csvs: str) -> None:
@@ -178,3 +147,22 @@ def test_the_wrong_file_and_repeated_ids_are_named(tmp_path: Path, csvs: str) ->
         read_rated_pairs(f"{csvs}/sits_test.csv", "sts")
     with pytest.raises(InputError, match="id 7 occurs twice"):
         positives_from_csvs(csvs, GALLERY._replace(image_ids=np.array([7, 7])))
+
+
+def test_a_folder_is_read_by_what_lies_in_it(csvs: str, tmp_path: Path) -> None:
+    assert read_positives(csvs, GALLERY).i2t.counts.tolist() == positives_from_csvs(csvs, GALLERY).i2t.counts.tolist()
+    folder = tmp_path / "annots"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"neither sits_test\.csv"):
+        read_positives(str(folder), GALLERY)
+    across = {"i2t": {"42": [[10, 5]], "7": [[20, 3]]}, "t2i": {"10": [[42, 5]], "11": [], "20": [[7, 3]], "21": []}}
+    for name, content in (("it", across), ("i2i", {"42": [[7, 2.5]]}), ("t2t", {"10": [[20, 3]]})):
+        (folder / f"cxc_{name}.json").write_text(json.dumps(content))
+    assert read_positives(str(folder), GALLERY).t2i.counts.tolist() == [1, 0, 1, 0]
+
+
+def test_tasks_within_a_kind_are_left_out_where_there_are_no_scores(csvs: str) -> None:
+    across = EmbeddingSimilarities(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)[[0, 0, 1, 1]])
+    figures, counted = cxc_recalls(across, None, None, positives_from_csvs(csvs, GALLERY))
+    assert set(counted) == {"i2t", "t2i"}
+    assert not any(name.startswith(("t2t", "i2i")) for name in figures)

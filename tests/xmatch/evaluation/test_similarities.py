@@ -66,8 +66,8 @@ def test_an_ensemble_of_one_is_that_one_and_of_equals_is_any_of_them() -> None:
 def test_the_originals_results_are_refused_with_the_conversion_and_never_unpickled(tmp_path: Path) -> None:
     path = str(tmp_path / "results_coco.npy")
     np.save(path, {"npts": 2, "sims": np.ones((2, 10))}, allow_pickle=True)
-    output = str(tmp_path / "results_coco_matrix.npy")
-    command = f"python jobs/convert.py --what legacy --input {path} --output {output}"
+    place = f"--output {tmp_path} --name results_coco_matrix.npy"
+    command = f"python jobs/convert.py --what legacy --input {path} {place}"
     with pytest.raises(InputError, match=re.escape(command)):
         open_similarities(path)
 
