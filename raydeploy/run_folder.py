@@ -78,16 +78,22 @@ def _tensorboard(folder: str) -> Any:
     return SummaryWriter(folder)
 
 
-def _wandb(project: str, folder: str) -> Any:
-    """A Weights & Biases run.
+def require_wandb() -> None:
+    """Check that Weights & Biases can be used.
 
     Raises:
         InputError: the package is not installed.
     """
     try:
-        import wandb  # type: ignore[import-not-found,unused-ignore]
+        import wandb  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
     except ImportError as error:
         raise InputError(
             "trainer.wandb_project needs the package wandb: pip install wandb, or leave it out."
         ) from error
+
+
+def _wandb(project: str, folder: str) -> Any:
+    require_wandb()
+    import wandb  # type: ignore[import-not-found,unused-ignore]
+
     return wandb.init(project=project, dir=folder, resume="allow")

@@ -1,7 +1,7 @@
 """A recipe under Ray Train: workers, checkpoints, resume, and a record of the run.
 
-Randomness is a function of (seed, epoch, step, worker), never of what happened before, so a run that is killed and
-started again follows the curve of an undisturbed one.
+Randomness is a function of (seed, epoch, sample), never of what happened before or of the worker, so a run that is
+killed and started again, or has more workers, follows the curve of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from torch import nn
 
-from raydeploy.run_folder import METRICS_FILE, RunFolder
+from raydeploy.run_folder import METRICS_FILE, RunFolder, require_wandb
 from raydeploy.streams import find_input_error
 from xmatch.data import files
 from xmatch.data.epoch_order import epoch_indices
@@ -37,6 +37,8 @@ from xmatch.training.watch import check_progress
 RUN_NAME = "checkpoints"
 VALID = "valid_row"
 """Name, in a batch, of the (b,) bool tensor that is false for rows that only fill a worker's share up."""
+SAMPLES = "sample_number"
+"""Name, in a batch, of the (b,) int64 tensor of the samples' own numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,8 @@ class TrainerConfig(StepConfig):
             raise InputError(
                 "trainer: epochs, batch_size, workers, cpus_per_worker and evaluate_every must be at least 1."
             )
+        if self.wandb_project:
+            require_wandb()
 
 
 @dataclass
@@ -136,7 +140,8 @@ class _Batches(torch.utils.data.Dataset[Rows]):
     def __getitem__(self, step: int) -> Rows:
         indices = self.steps[step]
         real = indices[indices >= 0]
-        batch = self.recipe.batch(real if len(real) else np.zeros(1, np.int64), self.key)
+        samples = real if len(real) else np.zeros(1, np.int64)
+        batch = {**self.recipe.batch(samples, self.key), SAMPLES: torch.from_numpy(samples)}
         valid = torch.from_numpy(np.arange(len(indices)) < len(real))
         return {**{name: _fill_up(rows, len(indices)) for name, rows in batch.items()}, VALID: valid}
 
@@ -309,17 +314,18 @@ def _epoch(loop: _Loop) -> Iterator[Rows]:
 
 
 def _step(loop: _Loop, batch: Rows) -> None:
-    """One optimizer step; dropout is drawn from (seed, step, worker)."""
+    """One optimizer step; dropout is drawn from (seed, epoch, sample)."""
     position, config, optim, scaler = loop.position, loop.config, loop.optim, loop.stepper.scaler
     set_rates(loop.optimizer, optim, position.step, loop.steps_per_epoch, config.epochs)
     ramp = (position.step % loop.steps_per_epoch) / loop.steps_per_epoch
     loop.optimizer.zero_grad(set_to_none=True)
     rows = {name: tensor.to(loop.stepper.device, non_blocking=True) for name, tensor in batch.items()}
     outcome = loop.stepper.backward(
-        {name: tensor for name, tensor in rows.items() if name != VALID},
+        {name: tensor for name, tensor in rows.items() if name not in (VALID, SAMPLES)},
         rows[VALID],
+        samples=rows[SAMPLES],
         epoch=position.epoch,
-        seed=hash((config.seed, position.step, loop.rank)) & 0x7FFFFFFF,
+        seed=hash((config.seed, position.epoch)) & 0x7FFFFFFF,
         factor=ramp if position.epoch == optim.loss_ramp_epoch else 1.0,
     )
     loss = float(outcome.loss)

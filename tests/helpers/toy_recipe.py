@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import ray.train
 import torch
 from torch import nn
 
@@ -15,13 +17,20 @@ from xmatch.training.recipe import ParameterGroup, Rows, SampleKey
 
 
 class ToyRecipe:
-    """Learns y = 2x with dropout; `flag` names a file whose absence makes the worker die once in epoch `die_in`."""
+    """Learns y = 2x with dropout.
+
+    `flag` names a file whose absence makes a worker die once, with its third batch of epoch `die_in`; if it `hangs`,
+    it waits there until someone else ends it.
+    """
 
     num_samples = 23
     gathers = True
 
-    def __init__(self, *, flag: str = "", die_in: int = -1, seen: str = "", nan_from: int = 10**9) -> None:
-        self.flag, self.die_in, self.seen, self.nan_from = flag, die_in, seen, nan_from
+    def __init__(
+        self, *, flag: str = "", die_in: int = -1, seen: str = "", nan_from: int = 10**9, hangs: bool = False
+    ) -> None:
+        self.flag, self.die_in, self.seen, self.nan_from, self.hangs = flag, die_in, seen, nan_from, hangs
+        self.batches = 0
 
     def build_model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 3))
@@ -33,7 +42,11 @@ class ToyRecipe:
         if self.seen:
             with open(f"{self.seen}-{os.getpid()}", "a") as sink:
                 sink.writelines(f"{key.epoch} {i}\n" for i in indices)
-        if key.epoch == self.die_in and self._first():
+        self.batches += key.epoch == self.die_in
+        if self.batches == 3 and self._first():
+            ray.train.get_all_reported_checkpoints()  # waits until the last one, milliseconds old, is registered
+            while self.hangs:
+                time.sleep(1)
             os.kill(os.getpid(), signal.SIGKILL)
         rows = np.stack([np.random.default_rng((key.seed, int(i))).standard_normal(3) for i in indices])
         scale = float("nan") if key.epoch >= self.nan_from else 1.0

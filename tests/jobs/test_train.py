@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from small_models import karpathy_json
 from jobs import train_xmatch
 from xmatch import DualEncoder
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = """
 model:
   dim: 8
@@ -46,6 +47,9 @@ def test_a_run_leaves_a_model_checkpoints_and_a_record(ray_here, tmp_path: Path,
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert all(np.isfinite(row["loss"]) and row["samples"] == 18 for row in rows)
     assert list((out / "tensorboard").iterdir())
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert len(list((out / "checkpoints").glob("step-*/optimizer.pt"))) == 2
+    assert "loss" in (out / "config.yaml").read_text()
     assert DualEncoder.from_pretrained(str(out / "model")).encode_texts(["the cat"]).shape == (1, 8)
 
 
@@ -63,8 +67,46 @@ def test_going_on_after_a_stop_gives_the_undisturbed_curve(ray_here, tmp_path: P
     assert curves[0] == curves[1]
 
 
-def test_two_workers_see_every_caption_once(ray_here, tmp_path: Path, image_folder: str) -> None:
-    more = ("--trainer.workers", "2", "--augment", "none", "--loss.name", "info_nce", "--trainer.epochs", "1")
-    assert train_xmatch.main(arguments(tmp_path, image_folder, *more)) == 0
-    [row] = map(json.loads, (tmp_path / "out" / "metrics.jsonl").read_text().splitlines())
-    assert row["samples"] == 18
+def curve(folder: Path) -> list[tuple[float, float]]:
+    rows = map(json.loads, (folder / "out" / "metrics.jsonl").read_text().splitlines())
+    return [(row["loss"], row["rsum"]) for row in rows if row["samples"] == 18]
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "paired_hinge"])
+def test_two_workers_have_the_curve_of_one_and_equal_runs_equal_weights(ray_here, tmp_path, image_folder, loss) -> None:
+    """With random crops, dropped words, and dropout in tower, attention and heads: all of them drawn by sample."""
+    more = ("--loss.name", loss, "--size_augment.words", "0.2", "--optim.lr", "0.003")
+    for name, workers in (("one", "1"), ("two", "2"), ("again", "1")):
+        assert train_xmatch.main(arguments(tmp_path / name, image_folder, *more, "--trainer.workers", workers)) == 0
+    one, two = (curve(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == 3
+    for single, double in zip(one, two, strict=True):
+        assert double == pytest.approx(single, abs=1e-4)
+    first, again = ((tmp_path / name / "out/model/model.safetensors").read_bytes() for name in ("one", "again"))
+    assert first == again
+
+
+def test_cached_steps_have_the_curve_of_whole_ones(ray_here, tmp_path: Path, image_folder: str) -> None:
+    more = ("--loss.name", "info_nce", "--augment", "flip")
+    assert train_xmatch.main(arguments(tmp_path / "whole", image_folder, *more)) == 0
+    assert train_xmatch.main(arguments(tmp_path / "cached", image_folder, *more, "--trainer.cached_rows", "1")) == 0
+    for whole, cached in zip(curve(tmp_path / "whole"), curve(tmp_path / "cached"), strict=True):
+        assert cached == pytest.approx(whole, abs=1e-4)
+
+
+@pytest.mark.parametrize("caching", ["none", "flip", "features"])
+def test_features_are_not_computed_once_where_the_tower_learns(tmp_path: Path, image_folder, capsys, caching) -> None:
+    more = ["--features", str(tmp_path)] if caching == "features" else ["--augment", caching]
+    assert train_xmatch.main(arguments(tmp_path, image_folder, *more, "--model.image.trainable", "all")) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "frozen image tower" in said and "trainable is 'all'" in said
+    assert train_xmatch.main(arguments(tmp_path, image_folder, "--features", str(tmp_path))) == 2
+    assert "augment=random_crop" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_wandb_is_asked_for_before_anything_starts(tmp_path: Path, image_folder: str, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert train_xmatch.main(arguments(tmp_path, image_folder, "--trainer.wandb_project", "x")) == 2
+    assert "pip install wandb" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

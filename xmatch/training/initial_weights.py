@@ -6,12 +6,12 @@ import os
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import nn
 
 from xmatch.errors import InputError
 from xmatch.models import checkpoints
 from xmatch.models.dual_encoder import DualEncoder
 from xmatch.training.objectives import Objective
+from xmatch.training.sample_dropout import recompute_contexts
 
 
 def load_initial(model: DualEncoder, init_from: str) -> list[str]:
@@ -64,8 +64,11 @@ def prepare_gradients(model: DualEncoder, objective: Objective, *, checkpointing
 
 
 def _checkpoint_gradients(name: str, backbone: Any) -> None:
-    if hasattr(backbone, "gradient_checkpointing_enable"):
-        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    settings = {"use_reentrant": False, "context_fn": recompute_contexts}
+    if hasattr(backbone, "activation_checkpointing_enable"):
+        backbone.activation_checkpointing_enable(settings)
+    elif hasattr(backbone, "gradient_checkpointing_enable"):  # the name before transformers 5.20
+        backbone.gradient_checkpointing_enable(settings)
     elif hasattr(backbone, "set_grad_checkpointing"):
         backbone.set_grad_checkpointing(True)
     else:
@@ -73,13 +76,3 @@ def _checkpoint_gradients(name: str, backbone: Any) -> None:
             f"the {name} tower, a {type(backbone).__name__}, cannot checkpoint its gradients; leave out "
             "trainer.gradient_checkpointing, or freeze that tower."
         )
-
-
-def trains_batch_norm(model: nn.Module) -> bool:
-    """Whether a BatchNorm of the model normalises by the batch it sees."""
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    return any(norm.training and _is_used(norm) for norm in norms)
-
-
-def _is_used(norm: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in norm.parameters())

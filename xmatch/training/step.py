@@ -9,9 +9,9 @@ deep contrastive learning batch size under memory limited setup").
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,8 @@ from torch import nn
 
 from xmatch.errors import InputError
 from xmatch.training.gather import gather_rows, world_size
-from xmatch.training.initial_weights import trains_batch_norm
 from xmatch.training.recipe import Recipe, Rows
+from xmatch.training.sample_dropout import SampleDropout
 from xmatch.training.watch import Watch
 
 BUCKET_ELEMENTS = 1 << 24
@@ -34,7 +34,7 @@ class StepConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the towers' forward passes; losses and weights stay float32."""
     accumulate: int = 1
-    """Cut each worker's batch into so many, each with negatives of its own, and add up their gradients."""
+    """Cut each worker's batch into so many, each with its own negatives, and average the gradients by real rows."""
     cached_rows: int = 0
     """Rows of a worker's batch that have a graph at one time, while the loss spans all rows; 0: all of them."""
     gradient_checkpointing: bool = False
@@ -63,6 +63,17 @@ def check_step(model: nn.Module, config: StepConfig) -> None:
             "be those of a part: the result would differ from the whole batch. Use another head (image_head.kind=fc), "
             "or leave that setting out."
         )
+
+
+def trains_batch_norm(model: nn.Module) -> bool:
+    """Whether a BatchNorm of the model normalises by the batch it sees."""
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(norm.training and _is_used(norm) for norm in norms)
+
+
+def _is_used(norm: nn.Module) -> bool:
+    parameters = list(norm.parameters())
+    return not parameters or any(parameter.requires_grad for parameter in parameters)
 
 
 class Stepper:
@@ -102,20 +113,28 @@ class Stepper:
             return torch.stack([rows.sum() * 0.0 for rows in embeddings.values() if rows.is_floating_point()]).sum()
         return self.recipe.loss(self.model, embeddings, epoch)
 
-    def backward(self, batch: Rows, valid: torch.Tensor, *, epoch: int, seed: int, factor: float = 1.0) -> StepOutcome:
+    def backward(
+        self,
+        batch: Rows,
+        valid: torch.Tensor,
+        *,
+        samples: torch.Tensor,
+        epoch: int,
+        seed: int,
+        factor: float = 1.0,
+    ) -> StepOutcome:
         """Put the gradients of one batch, averaged over workers, into the parameters.
 
         Args:
             batch: this worker's rows, on its device.
             valid: (b,) bool; false for rows that only fill up.
+            samples: (b,) int64 numbers of the samples; with `seed` they decide what dropout leaves out.
             epoch: 0-based.
-            seed: of dropout.
+            seed: of dropout; equal on all workers.
             factor: multiplies the loss before its gradient is taken.
         """
-        if self.config.cached_rows:
-            outcome = self._cached(batch, valid, epoch, seed, factor)
-        else:
-            outcome = self._accumulated(batch, valid, epoch, seed, factor)
+        compute = self._cached if self.config.cached_rows else self._accumulated
+        outcome = compute(_Part(batch, valid, samples), epoch, seed, factor)
         average_gradients(self.model)
         return outcome
 
@@ -123,54 +142,81 @@ class Stepper:
         """Stop a run that has diverged or collapsed; see `xmatch.training.watch`."""
         self._watch.step(loss, outcome.embeddings, step)
 
-    def _accumulated(self, batch: Rows, valid: torch.Tensor, epoch: int, seed: int, factor: float) -> StepOutcome:
-        rows = -(-len(valid) // self.config.accumulate)
-        total, seen = torch.zeros((), device=self.device), {}
-        for number, (part, real) in enumerate(_parts(batch, valid, rows)):
-            torch.manual_seed(seed + number)
-            embeddings = self.embed(part)
-            loss = self.loss_of(embeddings, real, epoch) / self.config.accumulate
-            self.scaler.scale(loss * factor).backward()
-            total, seen = total + loss.detach(), embeddings
-        return StepOutcome(total, {name: rows.detach() for name, rows in seen.items()})
+    @contextmanager
+    def _draws(self, samples: torch.Tensor, seed: int) -> Iterator[None]:
+        """Dropout by (seed, sample) within the block."""
+        torch.manual_seed(seed)
+        with SampleDropout(samples):
+            yield
 
-    def _cached(self, batch: Rows, valid: torch.Tensor, epoch: int, seed: int, factor: float) -> StepOutcome:
-        parts = [part for part, _ in _parts(batch, valid, self.config.cached_rows)]
+    def _accumulated(self, whole: _Part, epoch: int, seed: int, factor: float) -> StepOutcome:
+        parts = list(_parts(whole, -(-len(whole.valid) // self.config.accumulate)))
+        total = torch.zeros((), device=self.device)
+        seen: dict[str, torch.Tensor] = {}
+        for part, share in zip(parts, self._shares(parts), strict=True):
+            with self._draws(part.samples, seed):
+                embeddings = self.embed(part.batch)
+            loss = self.loss_of(embeddings, part.valid, epoch) * share
+            self.scaler.scale(loss * factor).backward()
+            total = total + loss.detach()
+            seen = seen or {name: rows.detach()[part.valid] for name, rows in embeddings.items()}
+        return StepOutcome(total, seen)
+
+    def _shares(self, parts: list[_Part]) -> list[float]:
+        """The weight of each part: its share of the step's real rows, which is 1 / parts where all are full."""
+        if len(parts) == 1:
+            return [1.0]
+        counts = torch.stack([part.valid.sum() for part in parts]).double()
+        if self.recipe.gathers and world_size() > 1:
+            dist.all_reduce(counts)
+        shares: list[float] = (counts / counts.sum().clamp_min(1.0)).tolist()
+        return shares
+
+    def _cached(self, whole: _Part, epoch: int, seed: int, factor: float) -> StepOutcome:
+        parts = list(_parts(whole, self.config.cached_rows))
         outputs: list[dict[str, torch.Tensor]] = []
-        for number, part in enumerate(parts):
-            torch.manual_seed(seed + number)
-            with torch.no_grad():
-                outputs.append(self.embed(part))
+        for part in parts:
+            with self._draws(part.samples, seed), torch.no_grad():
+                outputs.append(self.embed(part.batch))
         joined = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
         leaves = {name: rows.requires_grad_(rows.is_floating_point()) for name, rows in joined.items()}
-        loss = self.loss_of(leaves, valid, epoch)
+        loss = self.loss_of(leaves, whole.valid, epoch)
         self.scaler.scale(loss * factor).backward()
         for number, part in enumerate(parts):
-            torch.manual_seed(seed + number)
-            again = self.embed(part)
+            with self._draws(part.samples, seed):
+                again = self.embed(part.batch)
             start = number * self.config.cached_rows
             learning, gradients = [], []
             for name, rows in again.items():
-                whole = leaves[name].grad
-                if rows.requires_grad and whole is not None:
+                gradient = leaves[name].grad
+                if rows.requires_grad and gradient is not None:
                     learning.append(rows)
-                    gradients.append(whole[start : start + len(rows)])
+                    gradients.append(gradient[start : start + len(rows)])
             torch.autograd.backward(learning, gradients)
-        return StepOutcome(loss.detach(), {name: rows.detach() for name, rows in leaves.items()})
+        return StepOutcome(loss.detach(), {name: rows.detach()[whole.valid] for name, rows in leaves.items()})
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """The loss of a step, and the last embeddings of this worker, for those who watch."""
+    """The loss of a step, and embeddings of real rows of this worker, for those who watch."""
 
     loss: torch.Tensor
     embeddings: dict[str, torch.Tensor]
 
 
-def _parts(batch: Rows, valid: torch.Tensor, rows: int) -> Iterator[tuple[Rows, torch.Tensor]]:
-    for start in range(0, len(valid), rows):
+class _Part(NamedTuple):
+    """Rows of a batch, which of them are real (b,), and the numbers of their samples (b,)."""
+
+    batch: Rows
+    valid: torch.Tensor
+    samples: torch.Tensor
+
+
+def _parts(whole: _Part, rows: int) -> Iterator[_Part]:
+    for start in range(0, len(whole.valid), rows):
         piece = slice(start, start + rows)
-        yield {name: tensor[piece] for name, tensor in batch.items()}, valid[piece]
+        batch = {name: tensor[piece] for name, tensor in whole.batch.items()}
+        yield _Part(batch, whole.valid[piece], whole.samples[piece])
 
 
 def _gather(embeddings: Rows) -> dict[str, torch.Tensor]:
@@ -199,7 +245,7 @@ def average_gradients(model: nn.Module) -> None:
     """
     if world_size() == 1:
         return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = _gradients_of_all(model)
     bucket: list[torch.Tensor] = []
     for gradient in gradients:
         bucket.append(gradient)
@@ -208,6 +254,20 @@ def average_gradients(model: nn.Module) -> None:
             bucket = []
     if bucket:
         _average(bucket)
+
+
+def _gradients_of_all(model: nn.Module) -> list[torch.Tensor]:
+    """The gradients that any worker has; zeros where it is another's alone, whose rows used more of the model."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    used = torch.tensor([p.grad is not None for p in learning], dtype=torch.uint8, device=learning[0].device)
+    dist.all_reduce(used, op=dist.ReduceOp.MAX)
+    gradients = []
+    for parameter, is_used in zip(learning, used.tolist(), strict=True):
+        if is_used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    return gradients
 
 
 def _average(bucket: list[torch.Tensor]) -> None:

@@ -32,6 +32,18 @@ def test_a_resume_with_another_world_covers_the_rest(n: int, before: int, after:
     assert sorted(seen[seen != NO_SAMPLE]) == list(range(n))
 
 
+@given(n=st.integers(1, 60), world=st.integers(1, 5), batch=st.integers(1, 20), data=st.data())
+def test_a_resume_at_any_position_covers_the_rest_in_order(n: int, world: int, batch: int, data) -> None:
+    position = data.draw(st.integers(0, n))
+    alone = epoch_indices(n, seed=1, epoch=2, worker_rank=0, world_size=1, batch_size=1)[:, 0]
+    parts = all_workers(n, world, seed=1, epoch=2, batch_size=batch, position=position)
+    steps = np.stack(parts, axis=2).reshape(
+        len(parts[0]), world * parts[0].shape[1]
+    )  # rows of a step, interleaved as workers hold them
+    assert steps[steps != NO_SAMPLE].tolist() == alone[position:].tolist()
+    assert all((row != NO_SAMPLE).sum() == batch for row in steps[:-1])
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_a_step_holds_the_same_samples_for_any_number_of_workers(world: int) -> None:
     alone = epoch_indices(50, seed=3, epoch=2, worker_rank=0, world_size=1, batch_size=8)

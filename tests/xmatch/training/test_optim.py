@@ -4,6 +4,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from xmatch.errors import InputError
 from xmatch.training.optim import (
@@ -15,6 +17,8 @@ from xmatch.training.optim import (
     rate_at,
     set_rates,
 )
+
+LAW = settings(deadline=None, max_examples=25)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -90,3 +94,64 @@ def test_every_optimizer_steps(name: str) -> None:
 def test_a_rate_of_zero_is_refused() -> None:
     with pytest.raises(InputError, match="lr > 0"):
         OptimConfig(lr=0)
+
+
+def test_vse_infinity_falls_once_at_epoch_15_with_a_tenth_for_bert() -> None:
+    """Chen et al. 2021, section 4.1: 25 epochs, 5e-4, a tenth of it for BERT, and a tenth of all from epoch 15 on."""
+    config = OptimConfig(
+        name="adamw", lr=5e-4, schedule="steps", milestones=(15,), lr_factors={"first": 0.1}, decay="all"
+    )
+    model = a_model()
+    optimizer = build_optimizer(parameter_groups(model, config), config)
+    rates = []
+    for epoch in range(25):
+        set_rates(optimizer, config, epoch * 4 + 3, 4, 25)  # the last step of the epoch
+        rates.append({id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]})
+    for parameter, factor in ((model.first.weight, 0.1), (model.second.weight, 1.0)):
+        found = [rate[id(parameter)] for rate in rates]
+        assert found == pytest.approx([5e-4 * factor] * 15 + [5e-5 * factor] * 10)
+
+
+@LAW
+@given(
+    schedule=st.sampled_from(["constant", "linear", "cosine"]),
+    warmup=st.floats(0.0, 0.9),
+    total=st.integers(1, 300),
+)
+def test_a_rate_is_a_share_that_rises_once_and_falls_once(schedule: str, warmup: float, total: int) -> None:
+    config = OptimConfig(schedule=schedule, warmup_share=warmup)
+    rates = [rate_at(step, total, config) for step in range(total)]
+    assert all(0.0 < rate <= 1.0 for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) == pytest.approx(1.0)
+
+
+def test_half_way_of_each_shape() -> None:
+    assert rate_at(50, 100, OptimConfig(schedule="linear")) == 0.5
+    assert rate_at(50, 100, OptimConfig(schedule="cosine")) == pytest.approx(0.5)
+    assert rate_at(25, 100, OptimConfig(schedule="cosine")) == pytest.approx(0.5 + 0.5 * 2**-0.5)
+    assert rate_at(4, 100, OptimConfig(warmup_share=0.1)) == 0.5
+
+
+@pytest.mark.parametrize("changes", [{"warmup_share": 1.0}, {"clip_norm": 0.0}, {"lr": -1.0}, {"milestones": (3,)}])
+def test_settings_that_cannot_be_meant_are_refused(changes: dict) -> None:
+    with pytest.raises(InputError, match="optim"):
+        OptimConfig(**changes)
+    with pytest.raises(InputError, match="must not be negative"):
+        GroupConfig(frozen_epochs={"first": -1})
+
+
+def test_decay_of_all_reaches_biases_too() -> None:
+    [group] = parameter_groups(a_model(), GroupConfig(weight_decay=0.1, decay="all"))
+    assert (len(group.parameters), group.weight_decay) == (4, 0.1)
+
+
+@LAW
+@given(lr_factors=st.dictionaries(st.sampled_from(["first", "second", "first.b", ""]), st.floats(0, 3)))
+def test_every_trainable_parameter_is_in_one_group(lr_factors: dict[str, float]) -> None:
+    model = a_model()
+    groups = parameter_groups(model, GroupConfig(weight_decay=0.1, lr_factors=lr_factors))
+    found = [id(p) for group in groups for p in group.parameters]
+    assert sorted(found) == sorted(id(p) for p in model.parameters())
