@@ -12,6 +12,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import ablate
+from ablation_runs import fill
 from ablation_table import markdown, summary
 
 from xmatch.errors import InputError
@@ -194,4 +195,4 @@ def test_the_paired_test_takes_shared_seeds_only() -> None:
 
 def test_a_placeholder_without_value_is_named() -> None:
     with pytest.raises(InputError, match="--set DATA="):
-        ablate.fill("${DATA}/x", {})
+        fill("${DATA}/x", {})

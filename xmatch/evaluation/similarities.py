@@ -27,6 +27,10 @@ PICKLE_START = b"\x80"
 """First byte of a pickle of protocol 2 or later."""
 
 
+STRIP = 250
+"""Rows (of a matrix in Fortran order: columns) of a mapped file that are copied at a time."""
+
+
 class Similarities(Protocol):
     """A matrix of scores that is read by rectangles."""
 
@@ -116,10 +120,11 @@ class MatrixSimilarities:
             InputError: a score in it is NaN or infinite.
         """
         wide = np.float64 if self.matrix.dtype.itemsize == 8 else np.float32
-        found: Block = np.ascontiguousarray(self.matrix[rows, columns], dtype=wide)
-        if self.mapping is not None:
-            found = found if found.base is None else found.copy()  # a whole strip of native floats is a view so far
-            self.mapping.madvise(mmap.MADV_DONTNEED)  # its pages stay cached by the system, but are not ours
+        found: Block = (
+            np.ascontiguousarray(self.matrix[rows, columns], dtype=wide)
+            if self.mapping is None
+            else self._copied(self.matrix[rows, columns], wide, self.mapping)
+        )
         if not np.isfinite(found.sum()):
             broken = np.argwhere(~np.isfinite(found))
             if len(broken):
@@ -128,6 +133,19 @@ class MatrixSimilarities:
                     f"{self.name} holds {found[tuple(broken[0])]} at row {row}, column {column}; expected finite "
                     "scores. Compute the similarities again."
                 )
+        return found
+
+    def _copied(self, part: Block, wide: type[np.floating], mapping: mmap.mmap) -> Block:
+        """A copy, made strip by strip across the file, whose pages are given back to the system after each strip.
+
+        They stay in its cache, but do not count as ours: a few columns of every row would else hold the whole file.
+        """
+        found = np.empty(part.shape, wide)
+        across = int(np.argmax(np.abs(part.strides)))
+        source, target = np.moveaxis(part, across, 0), np.moveaxis(found, across, 0)
+        for start in range(0, len(source), STRIP):
+            target[start : start + STRIP] = source[start : start + STRIP]
+            mapping.madvise(mmap.MADV_DONTNEED)
         return found
 
 
