@@ -49,7 +49,7 @@ def test_a_run_leaves_a_model_checkpoints_and_a_record(ray_here, tmp_path: Path,
     assert list((out / "tensorboard").iterdir())
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert len(list((out / "checkpoints").glob("step-*/optimizer.pt"))) == 2
-    assert "loss" in (out / "config.yaml").read_text()
+    assert "loss" in (out / "run" / "config.yaml").read_text()
     assert DualEncoder.from_pretrained(str(out / "model")).encode_texts(["the cat"]).shape == (1, 8)
 
 
