@@ -16,7 +16,7 @@ $(VENV)/.python:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.python setup.cfg pyproject.toml constraints.txt
+$(VENV)/.demo: $(VENV)/.python setup.cfg setup.py pyproject.toml constraints.txt $(wildcard native/*)
 	@echo "Installing into $(VENV): about 2.5 GB to download, 6 GB on disk (the index has torch for Linux with CUDA only). This takes minutes."
 	@$(PIP) -e ".[cpu]"
 	@touch $@

@@ -24,11 +24,12 @@ ONLY_IN = {
     "h5py": ("xmatch/data/key_files.py", "vokenize/original_tokens.py", "vokenize/original_vokens.py"),
     "timm": ("xmatch/models/towers/timm_backbones.py",),
     "faiss": ("xmatch/search/faiss_backend.py",),
+    "_vokenray_search": ("xmatch/search/native_backend.py",),
     "spacy": ("vokenize/original_tokens.py",),
     "pickle": ("xmatch/data/legacy_pickle.py",),
     "nltk": ("xmatch/data/words.py",),
 }
-LAZY = {"faiss", "spacy"}
+LAZY = {"faiss", "spacy", "_vokenray_search"}
 
 
 class Import(NamedTuple):

@@ -57,7 +57,7 @@ class VokenizeConfig:
     """Padded tokens in one forward pass; part of what makes the output repeat bit for bit."""
     threads: int = 1
     """torch and search threads of each actor; part of what makes the output repeat bit for bit."""
-    backend: Literal["auto", "faiss", "torch"] = "auto"
+    backend: Literal["auto", "native", "faiss", "torch"] = "auto"
     """Search backend; all give the same answer."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the text tower runs."""

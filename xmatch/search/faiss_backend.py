@@ -6,10 +6,9 @@ import importlib.metadata
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from xmatch.errors import InputError
+from xmatch.search.exact import Found, Keys, certify
+from xmatch.search.scores import Float32, Int64
 
 BLAS_FROM_PRODUCT = 1
 """faiss leaves BLAS for a path 5 to 20 times slower when queries times width fall below this threshold of its own
@@ -35,23 +34,25 @@ def one_faiss(installed: Iterable[str]) -> None:
 
 
 class FaissScan:
-    """Float32 scores by faiss IndexFlatIP.
+    """Float32 scores by faiss IndexFlatIP, certified.
 
     Args:
-        keys: (N, D) float32.
+        keys: (N, D) and their norms.
         threads: OpenMP threads while it scans.
     """
 
-    def __init__(self, keys: npt.NDArray[np.float32], threads: int) -> None:
+    def __init__(self, keys: Keys, threads: int) -> None:
         one_faiss(name for d in importlib.metadata.distributions() if (name := d.metadata["Name"]))
-        self.threads = threads
+        self.threads, self._keys = threads, keys
         self._faiss = _load()
-        self._index = self._faiss.IndexFlatIP(keys.shape[1])
-        self._index.add(keys)
+        self._index = self._faiss.IndexFlatIP(keys.rows.shape[1])
+        self._index.add(keys.rows)
 
-    def candidates(
-        self, queries: npt.NDArray[np.float32], depth: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def top(self, queries: Float32, k: int) -> Found:
+        """The exact k best keys of each query."""
+        return certify(self.candidates, queries, self._keys, k)
+
+    def candidates(self, queries: Float32, depth: int) -> tuple[Float32, Int64]:
         """The `depth` best keys of each query: scores (Q, depth) best first, ids (Q, depth)."""
         before = self._faiss.omp_get_max_threads()
         self._faiss.omp_set_num_threads(self.threads)
