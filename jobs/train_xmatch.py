@@ -78,6 +78,14 @@ class TrainXmatchConfig:
             raise InputError("give train.captions and valid.captions, and the folders of their images.")
         if self.recipe == "dual_encoder" and "text" in (self.train.inputs, self.valid.inputs):
             raise InputError("inputs=text has captions without images: use it with recipe=text_pairs.")
+        self._refuse_caching_of_what_changes()
+        reads_images = self.recipe == "dual_encoder" and self.train.inputs == "images"
+        if reads_images and self.model.image.kind == "regions" and not self.features:
+            raise InputError(
+                "model.image.kind=regions takes ready-made features: give train.inputs=regions or features."
+            )
+
+    def _refuse_caching_of_what_changes(self) -> None:
         caches = self.augment != "random_crop" or bool(self.features)
         if caches and self.model.image.trainable != "none":
             raise InputError(
@@ -97,11 +105,6 @@ class TrainXmatchConfig:
             raise InputError(
                 "augment=random_crop cuts a new piece of every image in every epoch, so its features cannot be those "
                 "of a bank. Use augment=none, or augment=flip for a bank with mirrored views."
-            )
-        reads_images = self.recipe == "dual_encoder" and self.train.inputs == "images"
-        if reads_images and self.model.image.kind == "regions" and not self.features:
-            raise InputError(
-                "model.image.kind=regions takes ready-made features: give train.inputs=regions or features."
             )
 
     @property

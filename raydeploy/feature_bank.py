@@ -99,7 +99,7 @@ def text_feature_bank(
         raise InputError("two captions have one id, so features by caption id would be mixed up; make the ids unique.")
     rows = pa.table([pa.array(list(texts), pa.string()), pa.array(list(texts.values()), pa.string())], ["id", "text"])
     step = TextFeatures(tower, tokenizer, threads=max(1, int(ray.cpus_per_actor)), dtype=dtype)
-    identity = {"tower": tower_identity(tower), "dtype": dtype}
+    identity = {"tower": tower_identity(tower), "tokenizer": tokenizer, "dtype": dtype}
     _make_bank(rows, step, folder, identity, CAPTIONS_PER_SHARD, "texts", ray, advance)
     return files.join(folder, "shards")
 

@@ -8,7 +8,12 @@ from xmatch.pages.cards import Page
 
 
 def render(page: Page) -> str:
-    """HTML with styles and thumbnails inside; it asks nothing of any server."""
+    """HTML of a gallery, with styles and thumbnails inside; it asks nothing of any server."""
+    return render_template("gallery.html.j2", page)
+
+
+def render_template(name: str, page: object) -> str:
+    """HTML of `page` by one of the package's templates; text is escaped, and a name that is not there is an error."""
     environment = Environment(
         loader=PackageLoader("xmatch.pages"),
         autoescape=True,
@@ -16,4 +21,4 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("gallery.html.j2").render(page=page)
+    return environment.get_template(name).render(page=page)

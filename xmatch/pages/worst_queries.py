@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from xmatch.pages.cards import Photo, thumbnail
+from xmatch.pages.render import render_template
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,4 @@ class PhotoBook:
 
 def render_worst(page: WorstPage) -> str:
     """HTML with styles and thumbnails inside; it asks nothing of any server."""
-    environment = Environment(
-        loader=PackageLoader("xmatch.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("worst_queries.html.j2").render(page=page)
+    return render_template("worst_queries.html.j2", page)

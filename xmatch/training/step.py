@@ -45,9 +45,9 @@ class StepConfig:
     def __post_init__(self) -> None:
         """Refuse what excludes each other."""
         if self.accumulate < 1 or self.cached_rows < 0:
-            raise InputError("step.accumulate must be at least 1 and step.cached_rows at least 0.")
+            raise InputError("trainer.accumulate must be at least 1 and trainer.cached_rows at least 0.")
         if self.accumulate > 1 and self.cached_rows:
-            raise InputError("step.accumulate and step.cached_rows are two ways to save memory; choose one.")
+            raise InputError("trainer.accumulate and trainer.cached_rows are two ways to save memory; choose one.")
 
 
 def check_step(model: nn.Module, config: StepConfig) -> None:
@@ -57,7 +57,7 @@ def check_step(model: nn.Module, config: StepConfig) -> None:
         InputError: the model normalises by its batch.
     """
     if (config.accumulate > 1 or config.cached_rows) and trains_batch_norm(model):
-        name = "step.accumulate" if config.accumulate > 1 else "step.cached_rows"
+        name = "trainer.accumulate" if config.accumulate > 1 else "trainer.cached_rows"
         raise InputError(
             f"{name} cuts a batch into parts, but this model has a BatchNorm in training mode, whose statistics would "
             "be those of a part: the result would differ from the whole batch. Use another head (image_head.kind=fc), "

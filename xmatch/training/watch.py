@@ -39,7 +39,7 @@ class Watch:
         if loss != loss or loss in (float("inf"), float("-inf")):
             raise InputError(
                 f"the loss became {loss} at step {step}: the run diverged. Lower optim.lr, raise optim.warmup_share, "
-                "use step.precision=fp32, or look for broken features; the last checkpoint is intact."
+                "use trainer.precision=fp32, or look for broken features; the last checkpoint is intact."
             )
         lengths = {name: resultant_length(embeddings[name]) for name in ("text", "image") if name in embeddings}
         self.collapsed_steps = self.collapsed_steps + 1 if lengths and min(lengths.values()) > COLLAPSED else 0

@@ -101,7 +101,7 @@ def test_parts_count_by_their_real_rows(accumulate: int, valid: int) -> None:
 def test_parts_are_refused_where_batch_norm_would_see_them(config: StepConfig) -> None:
     recipe = PairRecipe(LossConfig(name="info_nce"), batch_norm=True)
     name = "accumulate" if config.accumulate > 1 else "cached_rows"
-    with pytest.raises(InputError, match=rf"step\.{name} cuts a batch.*BatchNorm.*statistics"):
+    with pytest.raises(InputError, match=rf"trainer\.{name} cuts a batch.*BatchNorm.*statistics"):
         Stepper(recipe, recipe.build_model(), config)
     check_step(recipe.build_model().eval(), config)
     check_step(recipe.build_model(), StepConfig())
