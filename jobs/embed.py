@@ -9,6 +9,7 @@ from typing import Literal
 
 from raydeploy.connect import RayConfig
 from raydeploy.feature_bank import image_feature_bank, text_feature_bank
+from raydeploy.forecast import PROCESS_BYTES, Fact, byte_size, forecast_of
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
@@ -18,7 +19,8 @@ from xmatch.data.steps import Reader, Shard, Step
 from xmatch.data.text_lines import LineSource, TextReader, plan_line_shards
 from xmatch.embedding import EmbedImages, EmbedTexts
 from xmatch.errors import InputError
-from xmatch.models.checkpoints import model_hash
+from xmatch.models.checkpoints import model_hash, read_config, resolve, weight_counts
+from xmatch.models.dual_encoder import DualEncoderConfig
 from xmatch.models.towers.image import ImageTowerConfig
 from xmatch.models.towers.text import TextTowerConfig
 from xmatch.training.samples import CaptionsConfig, read_split
@@ -96,14 +98,28 @@ def plan(config: EmbedConfig) -> Plan:
         return Plan(
             [("side", config.side), ("tower", str(tower)), ("splits", config.captions.split), ("holding", size)]
         )
-    shards, _, _ = work_of(config)
-    return Plan(
-        [
-            ("side", config.side),
-            ("shards", f"{len(shards):,} of up to {config.rows_per_shard:,} rows"),
-            ("actors", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU, {config.ray.gpus_per_actor:g} GPU"),
-        ]
+    shards, reader, step = work_of(config)
+    weights = weight_counts(config.model)
+    found, why_not = forecast_of(
+        step,
+        reader,
+        shards,
+        config.ray,
+        unit=f"{config.side}s",
+        count=lambda counts: sum(counts.values()),
+        memory_bytes=PROCESS_BYTES + 4 * weights.total,
     )
+    rows = [
+        ("side", config.side),
+        ("shards", f"{len(shards):,} of up to {config.rows_per_shard:,} rows"),
+        ("model", f"{weights.total:,} weights, {byte_size(4 * weights.total)} in every worker"),
+        ("workers", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU, {config.ray.gpus_per_actor:g} GPU"),
+    ]
+    if found:
+        width = read_config(resolve(config.model), DualEncoderConfig).dim
+        amount = byte_size(found.units * width * 4)
+        rows.append(("bank", f"about {found.units:,.0f} vectors of width {width}, {amount}"))
+    return Plan([*rows, *([("expected time", why_not)] if why_not else [])], found)
 
 
 def features(config: EmbedConfig, run: Run) -> Report:
@@ -145,12 +161,15 @@ def body(config: EmbedConfig, run: Run) -> Report:
     source = repr(config.images) if config.side == "image" else f"{config.texts} {files.sha256(config.texts.path)}"
     identity = {"side": config.side, "model": model_hash(config.model), "source": source, "batch": config.batch_size}
     ledger = Ledger(config.output, identity)
+    fact = Fact()
     with run.progress(None, f"{config.side}s") as progress:
         for report in run_shards(shards, reader, step, ledger, suffix="arrow", ray=config.ray):
             progress.advance(sum(report.counts.values()))
+            fact.add(report, sum(report.counts.values()))
     manifest = ledger.finish([shard.id for shard in shards])
     rows = [("bank", files.join(config.output, "shards")), *progress.rates()]
-    return Report(rows + [(n, f"{c:,}") for n, c in manifest["counts"].items()], {"counts": manifest["counts"]})
+    rows += [(n, f"{c:,}") for n, c in manifest["counts"].items()]
+    return Report(rows, {"counts": manifest["counts"]}, fact=fact)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from raydeploy.config import config_hash, to_plain
 from raydeploy.connect import RayConfig, connect
+from raydeploy.forecast import PROCESS_BYTES, Fact, Forecast, forecast_of
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job, versions
 from raydeploy.streams import run_shards
@@ -71,6 +72,8 @@ class EvalRetrievalConfig:
     """Bootstrap confidence intervals."""
     worst: int = 20
     """Worst queries of each direction on the page; 0: no page."""
+    top_k: int = 10
+    """Candidates of every query listed in retrieved.parquet, found by exact search; 0: no list."""
     batch_size: int = 32
     """Images in one forward pass."""
     ray: RayConfig = field(default_factory=RayConfig)
@@ -83,8 +86,11 @@ class EvalRetrievalConfig:
             raise InputError("give data.captions and data.images.")
         if not [*places(self.model), *places(self.embeddings.images), *places(self.similarity)]:
             raise InputError("nothing to measure: give --model, --embeddings.images and .texts, or --similarity.")
-        if self.worst < 0 or self.batch_size < 1:
-            raise InputError(f"worst must be 0 or more and batch_size 1 or more, got {self.worst}, {self.batch_size}.")
+        if min(self.worst, self.top_k) < 0 or self.batch_size < 1:
+            raise InputError(
+                f"worst and top_k must be 0 or more and batch_size 1 or more, got {self.worst}, {self.top_k}, "
+                f"{self.batch_size}."
+            )
 
     @property
     def threads(self) -> int:
@@ -118,6 +124,7 @@ def plan(config: EvalRetrievalConfig) -> Plan:
             raise InputError(f"{place!r} does not exist; expected embeddings or a saved similarity there.")
     known = overlap_of_models(places(config.model), gallery, allow=config.allow_overlap, threads=0)
     warning = size_warning(benchmark, len(gallery.image_ids), len(gallery.captions))
+    found, why_not = forecast_photos(config, gallery)
     rows = [
         ("benchmark", benchmark.title or "any split"),
         ("images", f"{len(gallery.image_ids):,}"),
@@ -126,11 +133,35 @@ def plan(config: EvalRetrievalConfig) -> Plan:
         *([("overlap", overlap_text(known))] if known else []),
         *([("note", warning)] if warning else []),
         *([("bad rows", f"{gallery.bad_rows:,}; the first: {gallery.first_bad[0]}")] if gallery.bad_rows else []),
+        ("scores", f"{len(gallery.image_ids) * len(gallery.captions):,} pairs for each member"),
+        *([("expected time", why_not)] if why_not else []),
     ]
-    return Plan(rows)
+    return Plan(rows, found)
 
 
-def embed_photos(config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet, folder: str) -> str:
+def forecast_photos(config: EvalRetrievalConfig, gallery: CaptionSet) -> tuple[Forecast | None, str]:
+    """How long embedding the photographs will take, nearly all of the time; or why that is not known."""
+    models = [model for model in places(config.model) if reads_photos(model)]
+    if not models:
+        return None, "not measured: nothing is to be embedded"
+    with tempfile.TemporaryDirectory() as folder:
+        listing = files.join(folder, "images.parquet")
+        files.write_parquet(listing, image_listing(gallery.image_ids, gallery.image_paths))
+        found, why_not = forecast_of(
+            EmbedImages(models[0], batch_size=config.batch_size, threads=config.threads),
+            read_listing,
+            plan_listing_shards(listing, images_per_shard=512),
+            config.ray,
+            unit="images",
+            count=lambda counts: counts["images"],
+            memory_bytes=PROCESS_BYTES + 4 * checkpoints.weight_counts(models[0]).total,
+        )
+    return found and found.times(len(models)), why_not
+
+
+def embed_photos(
+    config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet, folder: str, fact: Fact
+) -> str:
     """Embed the split's photographs in actors, resumably; the bank's folder.
 
     Raises:
@@ -145,6 +176,7 @@ def embed_photos(config: EvalRetrievalConfig, run: Run, model: str, gallery: Cap
     with connect(config.ray), run.progress(len(gallery.image_ids), "images") as progress:
         for report in run_shards(shards, read_listing, step, ledger, suffix="arrow", ray=config.ray):
             progress.advance(report.counts["images"])
+            fact.add(report, report.counts["images"])
     counts = ledger.finish([shard.id for shard in shards])["counts"]
     if counts["quarantined"]:
         raise InputError(
@@ -171,12 +203,12 @@ def embed_regions(config: EvalRetrievalConfig, model: str) -> npt.NDArray[np.flo
     return np.concatenate([encoder.encode_features(batch) for batch in batches])
 
 
-def model_member(config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet) -> Member:
+def model_member(config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet, fact: Fact) -> Member:
     """A saved model's scores; its embeddings stay in <output>/embeddings, to be measured again without it."""
     digest = checkpoints.model_hash(model)
     folder = files.join(config.output, "embeddings", digest[:12])
     if reads_photos(model):
-        images = _float32(embed_photos(config, run, model, gallery, folder))
+        images = _float32(embed_photos(config, run, model, gallery, folder, fact))
     else:
         images = embed_regions(config, model)
     bank = files.join(folder, f"texts-{gallery_sha256(gallery)[:12]}.arrow")
@@ -193,13 +225,13 @@ def _float32(bank: str) -> npt.NDArray[np.float32]:
     return np.asarray(matrix(read_vectors(bank)), dtype=np.float32)
 
 
-def members_of(config: EvalRetrievalConfig, run: Run, gallery: CaptionSet) -> list[Member]:
+def members_of(config: EvalRetrievalConfig, run: Run, gallery: CaptionSet, fact: Fact) -> list[Member]:
     """Whatever is measured, in the order of the settings."""
     plain = files.join(config.output, "similarity")
     folder = tempfile.mkdtemp(prefix="similarity-") if files.is_uri(plain) else os.path.abspath(plain)
     pairs = zip(places(config.embeddings.images), places(config.embeddings.texts), strict=True)
     return [
-        *(model_member(config, run, model, gallery) for model in places(config.model)),
+        *(model_member(config, run, model, gallery, fact) for model in places(config.model)),
         *(embeddings_member(images, texts, gallery) for images, texts in pairs),
         *(similarity_member(path, gallery, folder) for path in places(config.similarity)),
     ]
@@ -209,7 +241,8 @@ def body(config: EvalRetrievalConfig, run: Run) -> Report:
     """Embed what is not embedded yet, measure, and write the result."""
     gallery, benchmark, models = gallery_of(config), benchmark_of(config.benchmark), places(config.model)
     overlap = overlap_of_models(models, gallery, allow=config.allow_overlap, threads=config.threads)
-    members = members_of(config, run, gallery)
+    fact = Fact()
+    members = members_of(config, run, gallery, fact)
     overlap += unknown_overlap(members)
     request = request_of(config, gallery, members)
     measured = benchmark.measure(request)
@@ -226,12 +259,22 @@ def body(config: EvalRetrievalConfig, run: Run) -> Report:
         "versions": versions() | evaluation_versions(),
     }
     title = f"{benchmark.title or config.data.captions.rsplit('/', 1)[-1]}, split {config.data.split}"
-    rows = write_results(config.output, request, measured, record, title=title, worst=config.worst)
+    rows = write_results(
+        config.output,
+        request,
+        measured,
+        record,
+        title=title,
+        worst=config.worst,
+        top_k=config.top_k,
+        threads=config.threads,
+    )
     rows += [("ties", ", ".join(f"{name} {count:,}" for name, count in measured.ties.items()))]
     rows += [("overlap", overlap_text(overlap))] + ([("note", warning)] if warning else [])
     rows += [("not measured", f"{name}: {why}") for name, why in measured.skipped.items()]
     heading = f"{title}: {record['images']:,} images, {record['captions']:,} captions"
-    return Report(rows, record, comparison_text(config.benchmark, measured.figures, measured.intervals, heading))
+    text = comparison_text(config.benchmark, measured.figures, measured.intervals, heading)
+    return Report(rows, record, text, fact)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from raydeploy.connect import RayConfig
+from raydeploy.forecast import Fact, forecast_of
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
@@ -34,7 +35,16 @@ class TokenizeCorpusConfig:
 def plan(config: TokenizeCorpusConfig) -> Plan:
     """Lines and shards, by one pass over the text."""
     shards = plan_line_shards(config.corpus, config.lines_per_shard)
-    return Plan([("corpus", config.corpus.path), ("shards", f"{len(shards):,} of {config.lines_per_shard:,} lines")])
+    found, why_not = forecast_of(
+        TokenizeLines(config.tokenizer),
+        LineReader(config.corpus),
+        shards,
+        config.ray,
+        unit="lines",
+        count=lambda counts: counts["lines"],
+    )
+    rows = [("corpus", config.corpus.path), ("shards", f"{len(shards):,} of {config.lines_per_shard:,} lines")]
+    return Plan([*rows, *([("expected time", why_not)] if why_not else [])], found)
 
 
 def body(config: TokenizeCorpusConfig, run: Run) -> Report:
@@ -43,12 +53,15 @@ def body(config: TokenizeCorpusConfig, run: Run) -> Report:
     identity = {"corpus": files.sha256(config.corpus.path), "form": repr(config.corpus), "tokenizer": config.tokenizer}
     ledger = Ledger(config.output, identity)
     step = TokenizeLines(config.tokenizer)
+    fact = Fact()
     with run.progress(None, "lines") as progress:
         for report in run_shards(shards, LineReader(config.corpus), step, ledger, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
+            fact.add(report, report.counts["lines"])
     manifest = ledger.finish([shard.id for shard in shards])
     rows = [("token shards", files.join(config.output, "shards")), *progress.rates()]
-    return Report(rows + [(n, f"{c:,}") for n, c in manifest["counts"].items()], {"counts": manifest["counts"]})
+    rows += [(n, f"{c:,}") for n, c in manifest["counts"].items()]
+    return Report(rows, {"counts": manifest["counts"]}, fact=fact)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

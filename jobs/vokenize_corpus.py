@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from raydeploy.connect import RayConfig
+from raydeploy.environment import joins_a_cluster
+from raydeploy.forecast import (
+    PROCESS_BYTES,
+    TOO_LITTLE,
+    Fact,
+    Sample,
+    byte_size,
+    can_measure,
+    forecast,
+    measure_step,
+    with_larger_stage,
+)
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.search_actors import SearchActorsConfig, ShardedSearcher, health_rows, search_actors
 from raydeploy.streams import run_shards
 from vokenize.page import Line, PageConfig, build_page, page_lines
 from vokenize.tokens import plan_token_shards, read_token_shard
 from vokenize.voken_files import read_voken_shard
 from vokenize.vokenizer import VokenizeConfig, VokenizeShard
 from xmatch.data import files
-from xmatch.data.vectors import matrix, read_vectors
+from xmatch.data.steps import Shard
+from xmatch.data.vectors import read_vectors
 from xmatch.errors import InputError
-from xmatch.models.checkpoints import model_hash
+from xmatch.models.checkpoints import model_hash, weight_counts
 from xmatch.pages.render import render
+from xmatch.search.open_bank import OpenBank, bank_shape
+from xmatch.search.planner import SAMPLE_KEYS, BankShape, Layout, search_flop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +52,8 @@ class VokenizeCorpusConfig:
     """Folder for the voken shards, their manifest and the page."""
     vokenize: VokenizeConfig = field(default_factory=VokenizeConfig)
     """Level, number of images, windows and batches."""
+    search: SearchActorsConfig = field(default_factory=SearchActorsConfig)
+    """How the key bank lies on the workers."""
     page: PageConfig = field(default_factory=PageConfig)
     """The page of sentences beside the images found for them."""
     ray: RayConfig = field(default_factory=RayConfig)
@@ -48,44 +66,119 @@ class VokenizeCorpusConfig:
 
 
 def plan(config: VokenizeCorpusConfig) -> Plan:
-    """Rows, bytes and the layout, from file footers alone."""
-    shards = plan_token_shards(config.tokens)
-    keys = matrix(read_vectors(config.keys))
-    lines = sum(shard.stop - shard.start for shard in shards)
-    return Plan(
-        [
-            ("corpus", f"{lines:,} lines in {len(shards):,} shards"),
-            ("key bank", f"{keys.shape[0]:,} images x {keys.shape[1]} ({keys.nbytes / 1e6:,.1f} MB in every actor)"),
-            ("vokens", f"level {config.vokenize.level}, top {config.vokenize.top_k}"),
-            ("search", f"exact, backend {config.vokenize.backend}"),
-            ("actors", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU, {config.ray.gpus_per_actor:g} GPU"),
-        ]
-    )
+    """Rows, bytes, multiplications and layout from the heads of files, and a forecast from a sample of the work."""
+    shards, shape = plan_token_shards(config.tokens), bank_shape(config.keys)
+    layout = config.search.layout(shape, config.vokenize.backend, config.ray.actors)
+    lines, tokens = sum(shard.stop - shard.start for shard in shards), known_tokens(config.tokens)
+    weights = weight_counts(config.model)
+    memory = weights.total * 4 + PROCESS_BYTES + (0 if layout.has_search_actors else layout.bytes_per_actor)
+    why_not, found = can_measure(config.ray), None
+    if not why_not:
+        sample = measure(config, shards, shape, layout)
+        if sample is None:
+            why_not = TOO_LITTLE
+        else:
+            units = tokens or sample.units_in(len(shards))
+            found = forecast(sample, "tokens", units, config.ray, memory_bytes=memory)
+    rows = [
+        ("corpus", f"{lines:,} lines in {len(shards):,} shards, {byte_size(sum(map(file_size, shards)))}"),
+        ("tokens", f"{tokens:,}" if tokens else "not counted: no manifest"),
+        (
+            "key bank",
+            f"{shape.keys:,} images x {shape.width}, {byte_size(shape.stored_bytes)}",
+        ),
+        ("vokens", f"level {config.vokenize.level}, top {config.vokenize.top_k}"),
+        ("search", f"exact, backend {layout.backend}, {layout}"),
+        ("memory for keys", f"{byte_size(layout.bytes_per_actor)} in each that holds them, at most"),
+        *([("work", work_text(tokens, shape, weights.text))] if tokens else []),
+        ("workers", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU, {config.ray.gpus_per_actor:g} GPU"),
+        *([("expected time", why_not)] if why_not else []),
+    ]
+    cpus = layout.shards * layout.replicas * config.vokenize.threads if layout.has_search_actors else 0
+    return Plan(rows, found, cpus)
+
+
+def measure(config: VokenizeCorpusConfig, shards: Sequence[Shard], shape: BankShape, layout: Layout) -> Sample | None:
+    """Vokenize a sample here; of a large bank only evenly spaced keys are searched, and the time scaled up."""
+    every = -(-shape.keys // SAMPLE_KEYS)
+    small = OpenBank(config.keys, config.vokenize.backend).every(every, config.vokenize.threads)
+    step = VokenizeShard(config.model, config.keys, config.vokenize, small)
+    sample = measure_step(step, read_token_shard, shards, lambda counts: counts["tokens"], config.ray.calibration_s)
+    return sample and with_larger_stage(sample, "search", shape.keys / max(1, small.key_count) / layout.shards)
+
+
+def known_tokens(folder: str) -> int:
+    """Tokens of a corpus, if its manifest says so; else 0."""
+    manifest = files.join(folder, "manifest.json")
+    return int(files.read_json(manifest)["counts"].get("tokens", 0)) if files.exists(manifest) else 0
+
+
+def file_size(shard: Shard) -> int:
+    """Bytes of a shard's file."""
+    filesystem, inside = files.filesystem_of(shard.source)
+    return int(filesystem.get_file_info(inside).size)
+
+
+def work_text(tokens: int, shape: BankShape, weights: int) -> str:
+    """Floating-point operations of a run, at most: repeated pieces are encoded and searched once."""
+    encoder, search = 2.0 * weights * tokens, search_flop(tokens, shape)
+    return f"{encoder:.2g} FLOP of encoding, {search:.2g} of search ({search / max(1.0, encoder + search):.0%})"
 
 
 def body(config: VokenizeCorpusConfig, run: Run) -> Report:
     """Stream the shards through text tower and search, then publish manifest and page."""
-    shards = plan_token_shards(config.tokens)
-    step = VokenizeShard(config.model, config.keys, config.vokenize)
+    shards, shape = plan_token_shards(config.tokens), bank_shape(config.keys)
+    layout = config.search.layout(shape, config.vokenize.backend, config.ray.actors)
     identity = {
-        "vokenize": asdict(config.vokenize),
+        "vokenize": {k: v for k, v in asdict(config.vokenize).items() if k != "backend"},  # all give the same answer
         "model": model_hash(config.model),
         "keys": bank_hash(config.keys),
         "tokens": bank_hash(config.tokens),
     }
     ledger = Ledger(config.output, identity)
-    lines = sum(shard.stop - shard.start for shard in shards)
-    seconds: Counter[str] = Counter()
-    with run.progress(lines, "lines") as progress:
+    lines, fact = sum(shard.stop - shard.start for shard in shards), Fact()
+    with search_of(config, shape, layout) as search, run.progress(lines, "lines") as progress:
+        step = VokenizeShard(config.model, config.keys, config.vokenize, search)
         for report in run_shards(shards, read_token_shard, step, ledger, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
-            seconds.update(report.seconds)
+            fact.add(report, report.counts["tokens"])
+        health = search.health() if search else []
     manifest = ledger.finish([shard.id for shard in shards])
     rows = [("voken shards", files.join(config.output, "shards")), *progress.rates()]
     rows += [(name, f"{count:,}") for name, count in manifest["counts"].items()]
+    rows += [("search", search_text(fact)), *health_rows(health)]
     if config.page.write:
         rows.append(("page", write_page(config, [*progress.rates()[1:], ("lines", f"{lines:,}")])))
-    return Report(rows, {"counts": manifest["counts"], "seconds": dict(seconds)})
+    search_values = {**layout._asdict(), **fact.notes, **fact.tallies}
+    values = {"counts": manifest["counts"], "seconds": dict(fact.stages), "search": search_values}
+    return Report(rows, values, fact=fact)
+
+
+def search_text(fact: Fact) -> str:
+    """How the workers searched, and what it took."""
+    queries = fact.tallies["queries"]
+    if not queries:
+        return "exact"
+    each, fallbacks = fact.tallies["candidates"] / queries, fact.tallies["fallbacks"]
+    return (
+        f"exact, backend {fact.notes['backend']}: {queries:,} queries, {each:,.1f} candidates each, {fallbacks:,} "
+        "scored against every key"
+    )
+
+
+@contextmanager
+def search_of(config: VokenizeCorpusConfig, shape: BankShape, layout: Layout) -> Iterator[ShardedSearcher | None]:
+    """The actors that hold the key bank; none where every worker holds it itself."""
+    if not layout.has_search_actors:
+        yield None
+        return
+    opener = OpenBank(config.keys, layout.backend)
+    threads = config.vokenize.threads
+    memory = layout.bytes_per_actor + PROCESS_BYTES if joins_a_cluster() else 0
+    with search_actors(
+        opener, layout, key_count=shape.keys, width=shape.width, threads=threads, memory_bytes=memory
+    ) as searcher:
+        yield searcher
 
 
 def write_page(config: VokenizeCorpusConfig, figures: Sequence[tuple[str, str]]) -> str:

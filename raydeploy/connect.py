@@ -35,19 +35,23 @@ class RayConfig:
     """CPU cores, and torch threads, of each of them."""
     gpus_per_actor: float = 0
     """GPUs, or a share of one, of each of them."""
+    calibration_s: float = 5.0
+    """Most seconds spent, before a run, on measuring how long it will take; 0: no forecast."""
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be meant."""
-        if self.actors < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
+        if self.actors < 1 or self.cpus_per_actor <= 0 or min(self.gpus_per_actor, self.calibration_s) < 0:
             raise InputError(
-                f"ray needs actors >= 1, cpus_per_actor > 0, gpus_per_actor >= 0; got {self.actors}, "
-                f"{self.cpus_per_actor}, {self.gpus_per_actor}."
+                f"ray needs actors >= 1, cpus_per_actor > 0, gpus_per_actor >= 0, calibration_s >= 0; got "
+                f"{self.actors}, {self.cpus_per_actor}, {self.gpus_per_actor}, {self.calibration_s}."
             )
 
 
 @contextmanager
-def connect(config: RayConfig) -> Iterator[None]:
+def connect(config: RayConfig, extra_cpus: float = 0) -> Iterator[None]:
     """Be connected to Ray within the block.
+
+    `extra_cpus` are those of a job's further actors, such as the shards of a search.
 
     A Ray that this process is connected to already is used and left as it is; a cluster is joined when the job was
     submitted to one, or RAY_ADDRESS names one; otherwise Ray starts in this process, behind a
@@ -61,20 +65,20 @@ def connect(config: RayConfig) -> Iterator[None]:
     if joins_a_cluster():
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
-        _start_here(config)
+        _start_here(config, extra_cpus)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _start_here(config: RayConfig) -> None:
+def _start_here(config: RayConfig, extra_cpus: float) -> None:
     path = os.pathsep.join(filter(None, [PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")]))
     cpus = config.num_cpus or os.cpu_count() or 1
     with _silent_stderr():
         ray.init(
             address="local",
-            num_cpus=max(cpus, math.ceil(config.actors * config.cpus_per_actor)) + SPARE_CPUS,
+            num_cpus=max(cpus, math.ceil(config.actors * config.cpus_per_actor + extra_cpus)) + SPARE_CPUS,
             object_store_memory=config.object_store_mb << 20,
             include_dashboard=False,
             log_to_driver=False,

@@ -25,6 +25,7 @@ from rich.table import Table
 from raydeploy.config import load_config, to_yaml
 from raydeploy.connect import RayConfig, connect
 from raydeploy.environment import is_submitted
+from raydeploy.forecast import Fact, Forecast, compared_rows, compared_values, forecast_rows
 from xmatch.data import files
 from xmatch.errors import InputError
 
@@ -52,18 +53,34 @@ C = TypeVar("C", bound=JobConfig)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do, as rows of (name, value)."""
+    """What a run would do.
+
+    Attributes:
+        rows: (name, value), for a person.
+        forecast: how long it will take, where that was measured.
+        extra_cpus: of actors beside the workers that `ray.actors` counts.
+    """
 
     rows: list[tuple[str, str]]
+    forecast: Forecast | None = None
+    extra_cpus: float = 0
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did: rows for a person, values for a program, and text shown below the rows."""
+    """What a run did.
+
+    Attributes:
+        rows: (name, value), for a person.
+        values: for a program.
+        text: shown below the rows.
+        fact: to be set beside a forecast.
+    """
 
     rows: list[tuple[str, str]]
     values: dict[str, Any] = field(default_factory=dict)
     text: str = ""
+    fact: Fact | None = None
 
 
 class Progress:
@@ -168,12 +185,16 @@ def run_job(
             sys.stdout.write(to_yaml(loaded.config))
             return 0
         check_output(loaded.config.output)
-        rows = plan(loaded.config).rows
-        show_rows(console, f"{name}: plan", rows)
+        planned = plan(loaded.config)
+        show_rows(
+            console, f"{name}: plan", planned.rows + (forecast_rows(planned.forecast) if planned.forecast else [])
+        )
         if loaded.plan_only:
             return 0
-        report = _execute(name, loaded.config, body, console, uses_ray)
+        report, seconds = _execute(name, loaded.config, planned, body, console, uses_ray)
         show_rows(console, f"{name}: done", report.rows)
+        if planned.forecast and report.fact:
+            show_rows(console, f"{name}: forecast beside fact", compared_rows(planned.forecast, report.fact, seconds))
         if report.text:
             console.print(report.text, highlight=False, markup=False)
         return 0
@@ -189,22 +210,25 @@ def run_job(
         return 1
 
 
-def _execute(name: str, config: C, body: Callable[[C, Run], Report], console: Console, uses_ray: bool) -> Report:
+def _execute(
+    name: str, config: C, planned: Plan, body: Callable[[C, Run], Report], console: Console, uses_ray: bool
+) -> tuple[Report, float]:
+    """The report of the run, and its seconds."""
     output = config.output
     files.write_bytes(files.join(output, "run", "config.yaml"), to_yaml(config).encode())
     files.write_json(files.join(output, "run", "versions.json"), versions())
     run = Run(name, output, console)
     run.log("started", job=name)
     started = time.monotonic()
-    with connect(config.ray) if uses_ray else nullcontext():
+    with connect(config.ray, planned.extra_cpus) if uses_ray else nullcontext():
         report = body(config, run)
     seconds = time.monotonic() - started
-    files.write_json(
-        files.join(output, "run", "report.json"),
-        {"job": name, "seconds": seconds, "rows": dict(report.rows), "values": report.values},
-    )
+    record = {"job": name, "seconds": seconds, "rows": dict(report.rows), "values": report.values}
+    if planned.forecast and report.fact:
+        record |= compared_values(planned.forecast, report.fact, seconds)
+    files.write_json(files.join(output, "run", "report.json"), record)
     run.log("finished", job=name, seconds=seconds)
-    return report
+    return report, seconds
 
 
 def check_output(output: str) -> None:

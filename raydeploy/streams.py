@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -33,11 +34,23 @@ WRITERS = {"parquet": files.write_parquet, "arrow": write_vectors}
 
 
 class ShardReport(NamedTuple):
-    """What the driver hears of a finished shard: deterministic counts, and the seconds of each stage."""
+    """What the driver hears of a finished shard.
+
+    Attributes:
+        shard_id: its name.
+        counts: deterministic figures, as in the manifest.
+        seconds: of each stage; none for a shard that was done already.
+        memory_bytes: the worker's largest resident set so far.
+        tallies: counts of the step that may differ from run to run, such as the candidates of a search.
+        notes: what the step says of how it works, such as the search backend it took.
+    """
 
     shard_id: str
     counts: dict[str, int]
     seconds: dict[str, float]
+    memory_bytes: int = 0
+    tallies: dict[str, int] = {}
+    notes: dict[str, str] = {}
 
 
 class ReadShards:
@@ -89,7 +102,7 @@ class ShardActor:
         if files.exists(marker):
             return ShardReport(shard_id, files.read_json(marker)["counts"], {})
         _count_attempt(self.output, shard_id)
-        before = dict(getattr(self.step, "seconds", {}))
+        before, counted = dict(getattr(self.step, "seconds", {})), dict(getattr(self.step, "tallies", {}))
         try:
             table, counts, quarantine = self.step(shard_id, rows)
         except InputError as error:
@@ -97,7 +110,9 @@ class ShardActor:
         started = time.perf_counter()
         self._publish(shard_id, table, counts, quarantine, marker)
         after = {**getattr(self.step, "seconds", {}), "publish": time.perf_counter() - started}
-        return ShardReport(shard_id, counts, {name: value - before.get(name, 0.0) for name, value in after.items()})
+        seconds = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        tallies = {name: value - counted.get(name, 0) for name, value in getattr(self.step, "tallies", {}).items()}
+        return ShardReport(shard_id, counts, seconds, peak_memory(), tallies, dict(getattr(self.step, "notes", {})))
 
     def _publish(
         self, shard_id: str, table: pa.Table, counts: dict[str, int], quarantine: pa.Table, marker: str
@@ -108,6 +123,11 @@ class ShardActor:
             files.write_parquet(files.join(self.output, "quarantine", f"{shard_id}.parquet"), quarantine)
         record = {"counts": counts, "rows": len(table), "sha256": files.sha256(path), "quarantined": len(quarantine)}
         files.write_json(marker, record)
+
+
+def peak_memory() -> int:
+    """Bytes of the largest resident set this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _count_attempt(output: str, shard_id: str) -> None:

@@ -18,10 +18,11 @@ import torch
 
 from vokenize.windows import WindowPolicy, cut, window_lengths
 from xmatch.data.steps import StepOutput, no_quarantine
-from xmatch.data.vectors import matrix, read_vectors
 from xmatch.errors import InputError
 from xmatch.models.dual_encoder import DualEncoder
-from xmatch.search import Searcher, build_searcher
+from xmatch.search import Searcher
+from xmatch.search.contract import TopK
+from xmatch.search.open_bank import OpenBank, bank_shape
 
 SCHEMA_VERSION = 1
 VOKEN_SCHEMA = pa.schema(
@@ -57,7 +58,7 @@ class VokenizeConfig:
     """Padded tokens in one forward pass; part of what makes the output repeat bit for bit."""
     threads: int = 1
     """torch and search threads of each actor; part of what makes the output repeat bit for bit."""
-    backend: Literal["auto", "native", "faiss", "torch"] = "auto"
+    backend: Literal["auto", "native", "torch", "triton", "faiss"] = "auto"
     """Search backend; all give the same answer."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the text tower runs."""
@@ -133,7 +134,7 @@ class DualEncoderText:
 def assign_vokens(
     pieces: Sequence[Sequence[int]],
     encoder: TextEncoder,
-    searcher: Searcher,
+    searcher: TopK,
     level: str,
     k: int,
     seconds: dict[str, float] | None = None,
@@ -174,14 +175,23 @@ def assign_vokens(
 
 
 class VokenizeShard:
-    """A step: a token shard to its vokens. Identical pieces are encoded once."""
+    """A step: a token shard to its vokens. Identical pieces are encoded once.
 
-    def __init__(self, model: str, keys: str, config: VokenizeConfig) -> None:
-        self.model, self.keys, self.config = model, keys, config
+    Args:
+        model: dual encoder.
+        keys: key bank of images.
+        config: how vokens are assigned.
+        searcher: over that bank, where it does not lie in this process; else the bank is opened here.
+    """
+
+    def __init__(self, model: str, keys: str, config: VokenizeConfig, searcher: TopK | None = None) -> None:
+        self.model, self.keys, self.config, self.searcher = model, keys, config, searcher
         self.seconds: dict[str, float] = {}
-        self._ready: tuple[TextEncoder, Searcher, int] | None = None
+        self.tallies: dict[str, int] = {}
+        self.notes: dict[str, str] = {}
+        self._ready: tuple[TextEncoder, TopK, int] | None = None
 
-    def _load(self) -> tuple[TextEncoder, Searcher, int]:
+    def _load(self) -> tuple[TextEncoder, TopK, int]:
         if self._ready is None:
             started = time.perf_counter()
             torch.set_num_threads(self.config.threads)
@@ -189,16 +199,16 @@ class VokenizeShard:
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
             model = DualEncoder.from_pretrained(self.model).to(device).eval()
-            keys = matrix(read_vectors(self.keys))
-            if keys.shape[1] != model.config.dim:
+            keys, width = bank_shape(self.keys)[:2]
+            if width != model.config.dim:
                 raise InputError(
-                    f"the key bank {self.keys!r} has vectors of width {keys.shape[1]}, the model {self.model!r} makes "
+                    f"the key bank {self.keys!r} has vectors of width {width}, the model {self.model!r} makes "
                     f"width {model.config.dim}. Make the keys with this model: jobs/embed.py --side image."
                 )
-            if len(keys) < self.config.top_k:
-                raise InputError(f"top_k is {self.config.top_k}, but {self.keys!r} has only {len(keys)} images.")
+            if keys < self.config.top_k:
+                raise InputError(f"top_k is {self.config.top_k}, but {self.keys!r} has only {keys} images.")
             encoder = DualEncoderText(model, self.config.tokens_per_batch)
-            searcher = build_searcher(keys, self.config.backend, self.config.threads)
+            searcher = self.searcher or OpenBank(self.keys, self.config.backend)(0, keys, self.config.threads)
             self._ready = encoder, searcher, encoder.vocabulary
             self.seconds["load"] = time.perf_counter() - started
         return self._ready
@@ -215,6 +225,9 @@ class VokenizeShard:
         check_vocabulary(lines, line_ids, vocabulary)
         table = vokenize_lines(lines, line_ids, encoder, searcher, self.config, self.seconds)
         tokens = token_count(lines)
+        if isinstance(searcher, Searcher):
+            self.notes["backend"] = searcher.backend
+            self.tallies = searcher.counts._asdict()
         return StepOutput(table, {"lines": len(lines), "tokens": tokens, "vokens": tokens}, no_quarantine())
 
 
@@ -242,7 +255,7 @@ def vokenize_lines(
     lines: Sequence[Sequence[int] | None],
     line_ids: Sequence[int],
     encoder: TextEncoder,
-    searcher: Searcher,
+    searcher: TopK,
     config: VokenizeConfig,
     seconds: dict[str, float] | None = None,
 ) -> pa.Table:
@@ -266,7 +279,7 @@ def vokenize_lines(
         )
         for column, value in zip(columns, row, strict=True):
             column.append(value)
-    info = {"schema": SCHEMA_VERSION, "top_k": config.top_k, "level": config.level, "keys": len(searcher.keys)}
+    info = {"schema": SCHEMA_VERSION, "top_k": config.top_k, "level": config.level, "keys": searcher.key_count}
     schema = VOKEN_SCHEMA.with_metadata({"vokenray": json.dumps(info, sort_keys=True)})
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, VOKEN_SCHEMA, strict=True)], schema=schema)
 

@@ -16,6 +16,7 @@ from toy_steps import tree
 
 from jobs import convert, embed, eval_retrieval, tokenize_corpus, train_xmatch, vokenize_corpus
 from jobs.__main__ import job_lines
+from raydeploy import search_actors
 from vokenize.tokens import plan_token_shards, read_token_shard
 from vokenize.voken_files import check_vokens, read_voken_shard
 
@@ -72,6 +73,34 @@ def test_lines_out_are_lines_in_and_vokens_are_as_many_as_tokens(walked: Path) -
     manifest = json.loads((walked / "vokens" / "manifest.json").read_text())
     assert manifest["counts"]["lines"] == len(LINES)
     assert manifest["counts"]["tokens"] == manifest["counts"]["vokens"]
+
+
+def test_a_forecast_stands_beside_the_fact(walked: Path, capsys) -> None:
+    report = json.loads((walked / "vokens" / "run" / "report.json").read_text())
+    assert report["forecast"]["units"] == report["fact"]["units"] == report["values"]["counts"]["tokens"]
+    assert report["forecast"]["seconds"] > 0
+    assert set(report["forecast"]["stages"]) == {"encoder", "search"}
+    assert set(report["fact"]["stages"]) > {"encoder", "search"}
+    assert report["fact"]["memory_bytes"] > 10**8
+    assert report["values"]["search"]["queries"] > 0
+
+
+def test_shards_and_replicas_of_the_key_bank_change_nothing(
+    walked: Path, ray_here, tmp_path: Path, tiny_model: str, image_folder: str, monkeypatch, capsys
+) -> None:
+    arguments = road(tmp_path, tiny_model, image_folder)["vokenize_corpus"]
+    places = ["--tokens", str(walked / "tokens"), "--keys", str(walked / "keys"), "--ray.calibration_s", "0"]
+    monkeypatch.setattr(search_actors, "cpus_of", lambda threads: 0)  # the tests' Ray has few
+    layout = ["--search.shards", "3", "--search.replicas", "2"]
+    assert vokenize_corpus.main([*arguments, *places, *layout]) == 0
+    shown = capsys.readouterr().out
+    assert "3 shards, each in 2 actors" in shown
+    assert "shard 2, replica 1" in shown
+    one, other = tree(walked / "vokens"), tree(tmp_path / "vokens")
+    assert {k: v for k, v in one.items() if k.startswith("shards/")} == {
+        k: v for k, v in other.items() if k.startswith("shards/")
+    }
+    assert one["manifest.json"] == other["manifest.json"]
 
 
 def test_the_page_is_self_contained_and_shows_the_corpus(walked: Path) -> None:

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_models import make_images
+
+from xmatch.search.native_backend import is_fast
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -79,6 +82,27 @@ def test_a_submitted_job_does_what_the_script_does(cluster, tmp_path: Path, tiny
     one, two = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("submitted", "script"))
     assert one == two
     assert one["counts"] == {"lines": 3, "tokens": 6, "empty_lines": 1}
+
+
+def test_the_workers_of_a_submitted_job_search_with_the_native_extension(cluster, tmp_path: Path, tiny_model) -> None:
+    if not is_fast():
+        pytest.skip("the extension is not built, or this processor has no use for it")
+    images = make_images(tmp_path / "images")
+    (tmp_path / "corpus.txt").write_text("the cat sat\na dog ran\n")
+    keys, tokens, vokens = (str(tmp_path / name) for name in ("keys", "tokens", "vokens"))
+    commands = [
+        ["jobs/embed.py", "--side", "image", "--model", tiny_model, "--images.root", images]
+        + ["--images.set_name", "vg_toy", "--output", keys],
+        ["jobs/tokenize_corpus.py", "--corpus.path", str(tmp_path / "corpus.txt"), "--tokenizer", tiny_model]
+        + ["--output", tokens],
+        ["jobs/vokenize_corpus.py", "--tokens", tokens, "--keys", keys, "--model", tiny_model, "--output", vokens],
+    ]
+    for command in commands:
+        done = submit(cluster, *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((Path(vokens) / "run" / "report.json").read_text())
+    assert report["values"]["search"]["backend"] == "native"
+    assert report["values"]["search"]["queries"] > 0
 
 
 def test_a_relative_output_is_refused_with_the_reason(cluster, tmp_path: Path, tiny_model: str) -> None:

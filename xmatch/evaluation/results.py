@@ -10,6 +10,7 @@ import pyarrow as pa
 from xmatch.data import files
 from xmatch.evaluation.measures import Measured, Request
 from xmatch.evaluation.report import number, rank_rows, recall_plot
+from xmatch.evaluation.retrieved import retrieved_table
 from xmatch.evaluation.worst import worst_page, worst_queries
 from xmatch.pages.worst_queries import render_worst
 
@@ -18,11 +19,20 @@ FIGURES_FILE = "retrieval.json"
 RANKS_FILE = "ranks.parquet"
 PLOT_FILE = "recall.png"
 PAGE_FILE = "worst.html"
+RETRIEVED_FILE = "retrieved.parquet"
 PAGE_FIGURES = {"rsum": "rsum", "i2t_recall_at_1": "image to text R@1", "t2i_recall_at_1": "text to image R@1"}
 
 
 def write_results(
-    output: str, request: Request, measured: Measured, record: dict[str, Any], *, title: str, worst: int
+    output: str,
+    request: Request,
+    measured: Measured,
+    record: dict[str, Any],
+    *,
+    title: str,
+    worst: int,
+    top_k: int = 0,
+    threads: int = 1,
 ) -> list[tuple[str, str]]:
     """Write everything, each file atomically.
 
@@ -33,6 +43,8 @@ def write_results(
         record: the content of `retrieval.json`.
         title: of plot and page.
         worst: queries of each direction on the page; 0: no page.
+        top_k: candidates of every query that are listed; 0: no list.
+        threads: of the search for them.
 
     Returns:
         (what, where) of every file.
@@ -51,6 +63,10 @@ def write_results(
         page = worst_page(queries, request.captions, title=f"Worst queries: {title}", figures=figures)
         files.write_bytes(files.join(output, PAGE_FILE), render_worst(page).encode())
         written.append(("worst queries", files.join(output, PAGE_FILE)))
+    retrieved = retrieved_table(request, measured.parts, top_k, threads) if top_k else None
+    if retrieved is not None:
+        files.write_parquet(files.join(output, RETRIEVED_FILE), retrieved)
+        written.append((f"retrieved, top {top_k}", files.join(output, RETRIEVED_FILE)))
     files.write_json(files.join(output, FIGURES_FILE), record)
     return written
 

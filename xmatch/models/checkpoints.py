@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import tempfile
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
@@ -192,6 +195,34 @@ def require_same_keys(state: Mapping[str, torch.Tensor], own: Mapping[str, torch
             f"{where!r} does not fit the model: {len(missing)} weights missing {missing[:3]}, {len(unexpected)} "
             f"unexpected {unexpected[:3]}, {len(shapes)} of another shape {shapes[:3]}. Check towers and heads."
         )
+
+
+class WeightCounts(NamedTuple):
+    """Numbers in a saved model: those that every input is multiplied with in each tower, and all of them."""
+
+    text: int
+    image: int
+    total: int
+
+
+def weight_counts(folder: str) -> WeightCounts:
+    """Count a saved model's numbers from the head of its file; embeddings are looked up, not multiplied with.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    path = os.path.join(resolve(folder), WEIGHTS)
+    counts: Counter[str] = Counter()
+    try:
+        with safe_open(path, framework="pt") as store:
+            for name in store.keys():  # noqa: SIM118 - not a mapping
+                numbers = math.prod(store.get_slice(name).get_shape())
+                counts["total"] += numbers
+                if "embeddings" not in name:
+                    counts[name.split("_")[0]] += numbers
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path!r} is not a whole file of weights: {error}. Save the model again.") from error
+    return WeightCounts(counts["text"], counts["image"], counts["total"])
 
 
 def model_hash(folder: str) -> str:

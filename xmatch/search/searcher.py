@@ -56,6 +56,11 @@ class Searcher:
         self._scan = BACKENDS[backend](Keys(keys, norms(keys)), threads) if keys.size else None
 
     @property
+    def key_count(self) -> int:
+        """Keys that are searched."""
+        return len(self.keys)
+
+    @property
     def fallbacks(self) -> int:
         """Queries so far that had to be scored against every key."""
         return self.counts.fallbacks
