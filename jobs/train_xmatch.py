@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from raydeploy.connect import RayConfig
 from raydeploy.feature_bank import image_feature_bank, require_same_tower, text_feature_bank
+from raydeploy.forecast import TOO_LITTLE, Forecast, Sample, can_measure, measure_step
 from raydeploy.run import Plan, Report, Run, run_job
-from raydeploy.training import TrainerConfig, fit
+from raydeploy.training import TrainerConfig, fit, read_history
+from raydeploy.training_forecast import training_fact, training_forecast
 from xmatch.data import files
 from xmatch.data.augment import SizeAugmentConfig
 from xmatch.data.captions import CaptionSet
+from xmatch.data.image_listing import image_listing
+from xmatch.data.steps import Shard
 from xmatch.data.tokenizers import train_wordpiece
+from xmatch.data.vectors import write_vectors
 from xmatch.data.words import build_vocabulary, read_vocabulary, wrap_words
+from xmatch.embedding import ImageFeatures
 from xmatch.errors import InputError
 from xmatch.models import checkpoints
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -26,8 +37,10 @@ from xmatch.training.dual_encoder_recipe import RecipeConfig, RecipeData
 from xmatch.training.leakage import SEEN_FILE, read_seen, seen_record, write_seen
 from xmatch.training.objectives import LossConfig
 from xmatch.training.optim import OptimConfig
+from xmatch.training.recipe import Recipe
 from xmatch.training.recipes import RECIPES
 from xmatch.training.samples import CaptionsConfig, read_split, write_samples
+from xmatch.training.trial import try_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,19 +130,82 @@ class TrainXmatchConfig:
 def plan(config: TrainXmatchConfig) -> Plan:
     """What the run will do, from the captions alone."""
     train, valid = read_split(config.train), read_split(config.valid)
-    pairs = config.recipe == "text_pairs"
-    samples, unit = (len(train.image_ids), "pairs of captions") if pairs else (len(train.captions), "captions")
+    samples, unit = sample_count(config, train)
     steps = -(-samples // config.trainer.batch_size)
     rows = [
         ("recipe", config.recipe),
         ("training", _size(train)),
         ("validation", _size(valid)),
         ("images", _image_source(config)),
-        ("loss", f"{'info_nce' if pairs else config.loss.name}, {config.loss.negatives} negatives"),
+        (
+            "loss",
+            f"{'info_nce' if config.recipe == 'text_pairs' else config.loss.name}, {config.loss.negatives} negatives",
+        ),
         ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} {unit}"),
         ("workers", f"{config.trainer.workers} x {config.trainer.cpus_per_worker} CPU, {config.trainer.precision}"),
     ]
-    return Plan([*rows, *_bad_rows("training", train), *_bad_rows("validation", valid)])
+    found, why_not = forecast_training(config, train)
+    rows += [*_bad_rows("training", train), *_bad_rows("validation", valid)]
+    return Plan([*rows, *([("expected time", why_not)] if why_not else [])], found)
+
+
+def forecast_training(config: TrainXmatchConfig, train: CaptionSet) -> tuple[Forecast | None, str]:
+    """Make features for some images, train for some steps, and scale both to the run; or why not."""
+    if why_not := can_measure(config.ray):
+        return None, why_not
+    if config.trainer.use_gpu and not torch.cuda.is_available():
+        return None, "not measured: the workers have GPUs, this machine has none"
+    if config.text_features == "compute":
+        return None, "not measured: features of the captions come first"
+    samples, unit = sample_count(config, train)
+    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
+        images, part, bank = None, train, config.features
+        if config.computes_features:
+            bank = files.join(folder, "features")
+            images, part = some_features(config, train, bank)
+            if images is None or not part.captions:
+                return None, TOO_LITTLE
+        write_samples(part, files.join(folder, "data"), config.train)
+        data = dict.fromkeys(("train", "valid"), files.join(folder, "data"))
+        trainer = config.trainer
+        trial = try_steps(
+            recipe_of(config, data, (bank, config.text_features), train.captions),
+            trainer,
+            config.optim,
+            batch_size=-(-trainer.batch_size // trainer.workers),
+            threads=trainer.cpus_per_worker,
+            seconds=config.ray.calibration_s / 2,
+            most=samples * trainer.epochs,
+        )
+    return training_forecast(trial, images, len(train.image_ids), samples * trainer.epochs, trainer, unit), ""
+
+
+def some_features(config: TrainXmatchConfig, train: CaptionSet, bank: str) -> tuple[Sample | None, CaptionSet]:
+    """Features of as many images as there is time for, written to `bank`; the captions of these images."""
+    tables: list[pa.Table] = []
+    step = ImageFeatures(
+        config.model.image,
+        views=("center", "flip") if config.augment == "flip" else ("center",),
+        threads=max(1, int(config.ray.cpus_per_actor)),
+        dtype=config.feature_dtype,
+    )
+    listing = image_listing(train.image_ids, train.image_paths)
+    everything = Shard("forecast", "captions", 0, len(listing))
+    sample = measure_step(
+        step, lambda _: listing, [everything], lambda c: c["images"], config.ray.calibration_s / 2, tables.append
+    )
+    if not tables:
+        return None, train
+    table = pa.concat_tables(tables)
+    write_vectors(files.join(bank, "part-00000.arrow"), table)
+    names = pc.coalesce(table.column("group"), table.column("id"))
+    return sample, train.of_images(set(names.to_pylist()))
+
+
+def sample_count(config: TrainXmatchConfig, train: CaptionSet) -> tuple[int, str]:
+    """Samples of an epoch, and what they are called."""
+    pairs = config.recipe == "text_pairs"
+    return (len(train.image_ids), "pairs of captions") if pairs else (len(train.captions), "captions")
 
 
 def _size(captions: CaptionSet) -> str:
@@ -159,25 +235,10 @@ def body(config: TrainXmatchConfig, run: Run) -> Report:
     write_samples(train, data["train"], config.train)
     write_samples(valid, data["valid"], config.valid)
     seen = seen_record(train, role="train" if config.recipe == "dual_encoder" else "text_pretraining")
+    started, before = time.monotonic(), {row["epoch"] for row in read_history(config.output)}
     banks = image_features(config, run, [train, valid]), text_features(config, run, [train, valid])
-    recipe = partial(
-        RECIPES[config.recipe],
-        RecipeConfig(
-            model=config.model,
-            loss=config.loss,
-            augment=config.size_augment,
-            groups=config.optim,
-            gradient_checkpointing=config.trainer.gradient_checkpointing,
-        ),
-        build_tokenizer(config, train.captions),
-        RecipeData(
-            train=data["train"],
-            valid=data["valid"],
-            features=banks[0],
-            text_features=banks[1],
-            init_from=config.init_from,
-        ),
-    )
+    feature_seconds = time.monotonic() - started
+    recipe = recipe_of(config, data, banks, train.captions)
     with run.progress(config.trainer.epochs, "epochs") as progress:
         result = fit(recipe, config.trainer, config.optim, config.output, on_epoch=progress.figures)
     folder = files.join(config.output, "model")
@@ -187,7 +248,40 @@ def body(config: TrainXmatchConfig, run: Run) -> Report:
     write_seen([seen, *earlier_seen(config.init_from)], files.join(folder, SEEN_FILE))
     rows = [("model", folder), ("best epoch", str(result.best_epoch)), ("captions/s", f"{result.samples_per_s:,.0f}")]
     rows += [(name, f"{value:.2f}") for name, value in best.items() if isinstance(value, float) and "_at_" in name]
-    return Report([*rows, ("rsum", f"{best['rsum']:.1f}")], {"best": best, "history": result.history})
+    rows.append(("rsum", f"{best['rsum']:.1f}"))
+    fact = training_fact(result.history, before, feature_seconds if config.computes_features else 0.0)
+    return Report(rows, {"best": best, "history": result.history}, fact=fact)
+
+
+def recipe_of(
+    config: TrainXmatchConfig, data: Mapping[str, str], banks: tuple[str, str], captions: Sequence[str]
+) -> Callable[[], Recipe]:
+    """What is trained, made anew in every worker.
+
+    Args:
+        config: of the run.
+        data: folders of the samples, `train` and `valid`.
+        banks: of image and of text features; "" where there are none.
+        captions: a vocabulary is learnt from them where the run brings none.
+    """
+    return partial(
+        RECIPES[config.recipe],
+        RecipeConfig(
+            model=config.model,
+            loss=config.loss,
+            augment=config.size_augment,
+            groups=config.optim,
+            gradient_checkpointing=config.trainer.gradient_checkpointing,
+        ),
+        build_tokenizer(config, captions),
+        RecipeData(
+            train=data["train"],
+            valid=data["valid"],
+            features=banks[0],
+            text_features=banks[1],
+            init_from=config.init_from,
+        ),
+    )
 
 
 def earlier_seen(init_from: str) -> list[Any]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import pyarrow as pa
 import torch
 
 from raydeploy.connect import RayConfig
@@ -83,7 +84,7 @@ class Fact:
 
     def __init__(self) -> None:
         self.units = 0
-        self.stages: Counter[str] = Counter()
+        self.stages: dict[str, float] = {}
         self.tallies: Counter[str] = Counter()
         self.notes: dict[str, str] = {}
         self.memory_bytes = 0
@@ -92,10 +93,15 @@ class Fact:
         """Count a finished shard."""
         if report.seconds:  # else another run had done it
             self.units += units
-            self.stages.update(report.seconds)
+            for name, seconds in report.seconds.items():
+                self.add_stage(name, seconds)
             self.tallies.update(report.tallies)
             self.notes.update(report.notes)
             self.memory_bytes = max(self.memory_bytes, report.memory_bytes)
+
+    def add_stage(self, name: str, seconds: float) -> None:
+        """Count seconds of a stage."""
+        self.stages[name] = self.stages.get(name, 0.0) + seconds
 
 
 TOO_LITTLE = "not measured: there is too little work to measure anything"
@@ -111,7 +117,12 @@ def can_measure(ray: RayConfig) -> str:
 
 
 def measure_step(
-    step: Step, reader: Reader, shards: Sequence[Shard], count: Callable[[Mapping[str, int]], int], seconds: float
+    step: Step,
+    reader: Reader,
+    shards: Sequence[Shard],
+    count: Callable[[Mapping[str, int]], int],
+    seconds: float,
+    keep: Callable[[pa.Table], None] = lambda table: None,
 ) -> Sample | None:
     """Run a step on rows from the middle of its work, in this process.
 
@@ -121,6 +132,7 @@ def measure_step(
         shards: all of the run's.
         count: units among a step's counts.
         seconds: to spend at most, loading apart.
+        keep: is given what the step made.
 
     Returns:
         None where there is too little work to measure anything.
@@ -138,11 +150,16 @@ def measure_step(
         step("forecast", rows.slice(0, FIRST_ROWS))
         started = time.perf_counter()
         before, units, done, size = dict(getattr(step, "seconds", {})), 0, FIRST_ROWS, FIRST_ROWS
-        while done < most and time.perf_counter() - started < seconds:
+        took = 0.0
+        while done < most and took < seconds:
             part = rows.slice(done, min(size, most - done))
-            units += count(step("forecast", part).counts)
-            done, size = done + len(part), 2 * size
-        took = time.perf_counter() - started
+            output = step("forecast", part)
+            keep(output.table)
+            units += count(output.counts)
+            done += len(part)
+            took = time.perf_counter() - started
+            in_time = (seconds - took) * (done - FIRST_ROWS) / max(1e-9, took)
+            size = max(1, min(2 * size, int(in_time)))
     finally:
         torch.set_num_threads(threads)
     stages = {name: value - before.get(name, 0.0) for name, value in getattr(step, "seconds", {}).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,19 @@ class CaptionSet(NamedTuple):
     caption_image: npt.NDArray[np.int64]
     bad_rows: int = 0
     first_bad: tuple[str, ...] = ()
+
+    def of_images(self, image_ids: Collection[str]) -> CaptionSet:
+        """The captions of some images, in the same order."""
+        kept = np.array([image_id in image_ids for image_id in self.image_ids], bool)
+        rows, row_of = np.flatnonzero(kept), np.cumsum(kept) - 1
+        captions = np.flatnonzero(kept[self.caption_image])
+        return CaptionSet(
+            [self.image_ids[row] for row in rows],
+            [self.image_paths[row] for row in rows],
+            [self.captions[row] for row in captions],
+            [self.caption_ids[row] for row in captions],
+            row_of[self.caption_image[captions]],
+        )
 
 
 class CaptionRequest(NamedTuple):
