@@ -19,6 +19,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from unittest import mock
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ NAMED = [
         "real:50000:256:10:1024",
     )
 ]
-EXACT = ("auto", "native", "torch", "faiss_certified")
+EXACT = ("auto", "portable", "native", "torch", "faiss_certified")
 OTHERS = ("faiss", "numpy", "torch_fp32", "torch_bf16", "usearch")
 QUICK_S = 0.02
 """A search is repeated until it takes this long: the clock of CPU seconds is coarse."""
@@ -99,6 +100,14 @@ RIVALS: dict[str, Callable[[np.ndarray, int], Rival]] = {
 }
 
 
+def exact_searcher(name: str, keys: np.ndarray, threads: int) -> Searcher:
+    """One of ours; `portable` is what `auto` takes without the extension."""
+    if name != "portable":
+        return build_searcher(keys, name.removesuffix("_certified"), threads)
+    with mock.patch.object(native_backend, "instruction_sets", lambda kind: ()):
+        return build_searcher(keys, "auto", threads)
+
+
 def matrix_peaks(threads: int, size: int = 2048) -> dict[str, float]:
     """Multiply-adds a second of torch's products, the best of five each."""
     torch.set_num_threads(threads)
@@ -130,7 +139,7 @@ class Contest:
         self.searches: dict[str, Rival] = {}
         for name in rivals:
             if name in EXACT:
-                self.searchers[name] = build_searcher(self.keys, name.removesuffix("_certified"), threads)
+                self.searchers[name] = exact_searcher(name, self.keys, threads)
                 self.searches[name] = self.searchers[name].search
                 continue
             try:

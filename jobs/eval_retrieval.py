@@ -15,8 +15,9 @@ from raydeploy.config import config_hash, to_plain
 from raydeploy.connect import RayConfig, connect
 from raydeploy.forecast import PROCESS_BYTES, Fact, Forecast, forecast_of
 from raydeploy.ledger import Ledger
-from raydeploy.run import Plan, Report, Run, run_job, versions
+from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
+from raydeploy.versions import versions
 from xmatch.data import files
 from xmatch.data.captions import CaptionSet
 from xmatch.data.image_listing import image_listing, plan_listing_shards, read_listing

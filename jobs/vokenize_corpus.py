@@ -143,7 +143,7 @@ def body(config: VokenizeCorpusConfig, run: Run) -> Report:
             progress.advance(report.counts["lines"])
             fact.add(report, report.counts["tokens"])
         health = search.health() if search else []
-    manifest = ledger.finish([shard.id for shard in shards])
+    manifest = ledger.finish([shard.id for shard in shards], max_quarantined=config.ray.faults.max_quarantined)
     rows = [("voken shards", files.join(config.output, "shards")), *progress.rates()]
     rows += [(name, f"{count:,}") for name, count in manifest["counts"].items()]
     rows += [("search", search_text(fact)), *health_rows(health)]

@@ -1,8 +1,8 @@
 // What every scan kernel shares: how keys and queries lie in memory, and what a kernel answers.
 //
 // A row of D values is cut into tiles of 64 bytes: 64 int8 or 32 bf16 values. Keys lie in blocks of 32, two halves of
-// 16 rows: [block][half][tile][row 16][64 bytes]. Queries lie in panels of 32: [half][tile][group 16][query 16][4 bytes],
-// a group being the 4 bytes that one lane of a dot-product instruction takes. Both are what AMX tiles load directly.
+// 16 rows: [block][half][tile][row 16][64 bytes]. Queries lie in panels of 32: [half][tile][group 16][query 16][4
+// bytes], a group being what one lane of a dot-product instruction takes. Both are what AMX tiles load directly.
 #pragma once
 
 #include <cstddef>
@@ -30,34 +30,47 @@ struct KeyBlocks {
 
 struct QueryPanel {
   const uint8_t* tiles;
-  const int32_t* start;      // per query: where int8 sums start, undoing the 128 added to the keys
+  const int32_t* start;      // per query: what an int8 sum lacks, since 128 was added to the keys
   const float* threshold;    // per query: a key counts when score + bound reaches it
   const float* by_norm;      // per query: bound = by_norm * norm + by_residual * residual + constant
   const float* by_residual;
   const float* constant;
 };
 
-// Where a scan stopped: scores [key 32][query 32] (int32 or float32) and one bit per query for each key that counts.
-// Scores are only there for keys with a bit set.
+// Pairs of a key and a query that count, as a scan found them.
+constexpr int64_t kEnoughHits = 256;  // a scan stops behind the block that brings it here: thresholds can then rise
 struct Hits {
-  alignas(64) uint8_t scores[kBlock * kBlock * 4];
-  alignas(64) uint32_t queries[kBlock];
+  static constexpr int64_t kRoom = kEnoughHits + 2 * kBlock * kBlock + kHalf;  // two blocks, written in whole vectors
+  int64_t count = 0;
+  alignas(64) int32_t places[kRoom];   // 32 * block + place of the key in it
+  alignas(64) int32_t queries[kRoom];  // place in the panel
+  alignas(64) int32_t sums[kRoom];     // int32 without its start, or the bits of a float32
 };
 
-// Scans blocks first..last-1 until one holds a key that counts; returns that block, or last.
+// Scans blocks first..last-1 and adds what counts to the hits; returns the first block not scanned.
 using Scan = int64_t (*)(const KeyBlocks&, int64_t first, int64_t last, const QueryPanel&, Hits*);
+
+// Of every few keys of blocks first..last-1 takes the best lower bound of a score with each query, and keeps the k
+// largest: lowers [k][query 32], largest first. The blocks must be full.
+using Peaks = void (*)(const KeyBlocks&, int64_t first, int64_t last, const QueryPanel&, int64_t k, float* lowers);
+
+struct Scans {
+  Scan scan;  // null where this processor lacks it
+  Peaks peaks;
+};
 
 struct Kernels {
   const char* name;
-  Scan int8;                                          // null where this processor lacks it
-  Scan bf16;
+  Scans int8, bf16;
   double (*dot)(const float*, const float*, int64_t);  // a double-precision sum, any order
-  void (*begin)();                                    // called by each thread before its scans
+  void (*begin)();                                     // called by each thread before its scans
   void (*end)();
 };
 
 const Kernels& portable_kernels();
-const Kernels* avx512_kernels();  // null where the processor or the compiler lacks it
+const Kernels* avx2_kernels();  // null where the processor or the compiler lacks it
+const Kernels* avx_vnni_kernels();
+const Kernels* avx512_kernels();
 const Kernels* amx_kernels();
 
 }  // namespace vokenray

@@ -1,25 +1,39 @@
-// AMX: blocks of 32 keys by 32 queries on the tile unit, the four tiles of sums compared from the first-level cache.
-// Tiles 0-3 hold sums [key half][query half], 4-5 keys, 6-7 queries.
+// AMX: blocks of 32 keys by 32 queries on the tile unit. Tiles 0-3 hold sums [key half][query half], 4-5 keys, 6-7
+// queries. While the tile unit multiplies a block, the vector units look through the sums of the one before.
 #include "kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
 
+#include "avx512.h"
+
+#if defined(VOKENRAY_EMULATE_AMX)
+#include "amx_emulation.h"
+#else
 #include <cpuid.h>
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 #pragma GCC push_options
+#if defined(VOKENRAY_EMULATE_AMX)
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq")
+#else
 #pragma GCC target("amx-tile,amx-int8,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq")
+#endif
 
 namespace vokenray {
 namespace {
 
-struct __attribute__((packed)) TileConfig {
+// Panels and blocks beyond this share of a first-level cache of 48 KiB do not fit it together: keys, each read once for
+// a panel, are then loaded with a hint to leave the cache to the queries, each read for every block.
+constexpr size_t kFirstLevelBytes = 40 << 10;
+
+struct TileConfig {
   uint8_t palette, start_row, reserved[14];
   uint16_t row_bytes[16];
   uint8_t rows[16];
 };
+static_assert(sizeof(TileConfig) == 64, "the layout of LDTILECFG");
 
 void begin() {
   TileConfig config = {};
@@ -28,110 +42,116 @@ void begin() {
     config.row_bytes[tile] = kTileBytes;
     config.rows[tile] = kHalf;
   }
-  _tile_loadconfig(&config);
+#if defined(VOKENRAY_EMULATE_AMX)
+  emulated_tiles().configure(&config);
+#else
+  // Not _tile_loadconfig: gcc 12's names 8 bytes as read, and the rest of the configuration is optimised away.
+  __asm__ volatile("ldtilecfg %0" ::"m"(config));
+#endif
 }
 
 void end() { _tile_release(); }
 
-inline __m512 bounds(const KeyBlocks& keys, int64_t block, const QueryPanel& panel, int half) {
-  const __m512 by_norm = _mm512_loadu_ps(panel.by_norm + half * kHalf);
-  const __m512 by_residual = _mm512_loadu_ps(panel.by_residual + half * kHalf);
-  const __m512 constant = _mm512_loadu_ps(panel.constant + half * kHalf);
-  return _mm512_fmadd_ps(by_norm, _mm512_set1_ps(keys.norm[block]),
-                         _mm512_fmadd_ps(by_residual, _mm512_set1_ps(keys.residual[block]), constant));
-}
-
-struct Int8 {
-  static __attribute__((always_inline)) void start(const QueryPanel& panel) {
-    _tile_loadd(0, panel.start, 0);  // stride 0: the same 16 sums in every row
-    _tile_loadd(1, panel.start + kHalf, 0);
-    _tile_loadd(2, panel.start, 0);
-    _tile_loadd(3, panel.start + kHalf, 0);
-  }
-  static __attribute__((always_inline)) void multiply() {
+struct Int8 : Int8Sums {
+  static __attribute__((always_inline)) void multiply_left() {
     _tile_dpbusd(0, 4, 6);
-    _tile_dpbusd(1, 4, 7);
     _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
   }
-  using Vector = __m512i;
-  static Vector load(const uint8_t* sums) { return _mm512_load_si512(sums); }
-  static Vector larger(Vector left, Vector right) { return _mm512_max_epi32(left, right); }
-  static __mmask16 reaches(Vector sum, Vector lowest) { return _mm512_cmpge_epi32_mask(sum, lowest); }
-  // As in kernels_avx512.cpp: two below, and a part in 2^20, for the rounding of this arithmetic.
-  static Vector lowest(const KeyBlocks& keys, int64_t block, const QueryPanel& panel, int half) {
-    const __m512 room = _mm512_sub_ps(_mm512_loadu_ps(panel.threshold + half * kHalf), bounds(keys, block, panel, half));
-    __m512 sum = _mm512_mul_ps(room, _mm512_set1_ps(keys.inverse[block]));
-    sum = _mm512_min_ps(sum, _mm512_set1_ps(kLargestInteger));
-    const __m512 slack = _mm512_fmadd_ps(_mm512_abs_ps(sum), _mm512_set1_ps(0x1p-20f), _mm512_set1_ps(2.0f));
-    return _mm512_cvttps_epi32(_mm512_sub_ps(sum, slack));
+  static __attribute__((always_inline)) void multiply_right() {
+    _tile_dpbusd(1, 4, 7);
+    _tile_dpbusd(3, 5, 7);
   }
 };
 
-struct Bf16 {
-  static __attribute__((always_inline)) void start(const QueryPanel&) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  static __attribute__((always_inline)) void multiply() {
+struct Bf16 : Bf16Sums {
+  static __attribute__((always_inline)) void multiply_left() {
     _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
   }
-  using Vector = __m512;
-  static Vector load(const uint8_t* sums) { return _mm512_load_ps(sums); }
-  static Vector larger(Vector left, Vector right) { return _mm512_max_ps(left, right); }
-  static __mmask16 reaches(Vector sum, Vector lowest) { return _mm512_cmp_ps_mask(sum, lowest, _CMP_GE_OQ); }
-  static Vector lowest(const KeyBlocks& keys, int64_t block, const QueryPanel& panel, int half) {
-    return _mm512_sub_ps(_mm512_loadu_ps(panel.threshold + half * kHalf), bounds(keys, block, panel, half));
+  static __attribute__((always_inline)) void multiply_right() {
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
   }
 };
 
 template <class Kind>
-__attribute__((always_inline)) inline bool reached(const uint8_t* scores, int half, typename Kind::Vector lowest) {
-  typename Kind::Vector best[4];
-#pragma GCC unroll 4
-  for (int row = 0; row < 4; ++row) best[row] = Kind::load(scores + row * kBlock * 4 + half * kTileBytes);
-#pragma GCC unroll 28
-  for (int row = 4; row < kBlock; ++row) {
-    best[row % 4] = Kind::larger(best[row % 4], Kind::load(scores + row * kBlock * 4 + half * kTileBytes));
+__attribute__((always_inline)) inline void multiply(const KeyBlocks& keys, int64_t block, const QueryPanel& panel,
+                                                    size_t half_bytes) {
+  const uint8_t* key = keys.tiles + static_cast<size_t>(block) * 2 * half_bytes;
+  const uint8_t* query = panel.tiles;
+  const bool fits = 4 * half_bytes <= kFirstLevelBytes;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int tile = 0; tile < keys.tiles_per_row; ++tile, key += kTile, query += kTile) {
+    if (fits) {
+      _tile_loadd(4, key, kTileBytes);
+      _tile_loadd(5, key + half_bytes, kTileBytes);
+    } else {
+      _tile_stream_loadd(4, key, kTileBytes);
+      _tile_stream_loadd(5, key + half_bytes, kTileBytes);
+    }
+    _tile_loadd(6, query, kTileBytes);
+    Kind::multiply_left();
+    _tile_loadd(7, query + half_bytes, kTileBytes);
+    Kind::multiply_right();
   }
-  const auto top = Kind::larger(Kind::larger(best[0], best[1]), Kind::larger(best[2], best[3]));
-  return Kind::reaches(top, lowest) != 0;
+}
+
+// Sums of a block: [key 32][half of the queries].
+template <class Kind>
+__attribute__((always_inline)) inline void store(typename Kind::Vector* sums) {
+  auto* bytes = reinterpret_cast<uint8_t*>(sums);
+  constexpr int kRowBytes = 2 * kTileBytes;
+  _tile_stored(0, bytes, kRowBytes);
+  _tile_stored(1, bytes + kTileBytes, kRowBytes);
+  _tile_stored(2, bytes + kHalf * kRowBytes, kRowBytes);
+  _tile_stored(3, bytes + kHalf * kRowBytes + kTileBytes, kRowBytes);
+}
+
+template <class Kind>
+__attribute__((always_inline)) inline void select(const typename Kind::Vector* sums, const KeyBlocks& keys,
+                                                  int64_t block, const QueryPanel& panel, Hits* hits) {
+  typename Kind::Vector best[4][2];
+#pragma GCC unroll 4
+  for (int part = 0; part < 4; ++part) {
+    best[part][0] = best_of<Kind>(sums + part * 2 * kRows, 0);
+    best[part][1] = best_of<Kind>(sums + part * 2 * kRows, 1);
+  }
+  const auto left = Kind::lowest(keys, block, panel, 0), right = Kind::lowest(keys, block, panel, 1);
+  const auto top_left = Kind::larger(Kind::larger(best[0][0], best[1][0]), Kind::larger(best[2][0], best[3][0]));
+  const auto top_right = Kind::larger(Kind::larger(best[0][1], best[1][1]), Kind::larger(best[2][1], best[3][1]));
+  if (__builtin_expect(!(Kind::reaches(top_left, left) | Kind::reaches(top_right, right)), 1)) return;
+  for (int part = 0; part < 4; ++part) {
+    if (!(Kind::reaches(best[part][0], left) | Kind::reaches(best[part][1], right))) continue;
+    collect<Kind>(sums + part * 2 * kRows, static_cast<int32_t>(block * kBlock + part * kRows), left, right, hits);
+  }
 }
 
 template <class Kind>
 int64_t scan(const KeyBlocks& keys, int64_t first, int64_t last, const QueryPanel& panel, Hits* hits) {
   const size_t half_bytes = static_cast<size_t>(keys.tiles_per_row) * kTile;
-  uint8_t* scores = hits->scores;
-  for (int64_t block = first; block < last; ++block) {
-    const uint8_t* key = keys.tiles + static_cast<size_t>(block) * 2 * half_bytes;
-    const uint8_t* query = panel.tiles;
-    Kind::start(panel);
-    for (int tile = 0; tile < keys.tiles_per_row; ++tile, key += kTile, query += kTile) {
-      _tile_loadd(4, key, kTileBytes);
-      _tile_loadd(6, query, kTileBytes);
-      _tile_loadd(5, key + half_bytes, kTileBytes);
-      _tile_loadd(7, query + half_bytes, kTileBytes);
-      Kind::multiply();
-    }
-    _tile_stored(0, scores, kBlock * 4);
-    _tile_stored(1, scores + kTileBytes, kBlock * 4);
-    _tile_stored(2, scores + kHalf * kBlock * 4, kBlock * 4);
-    _tile_stored(3, scores + kHalf * kBlock * 4 + kTileBytes, kBlock * 4);
-    const auto left = Kind::lowest(keys, block, panel, 0), right = Kind::lowest(keys, block, panel, 1);
-    if (!reached<Kind>(scores, 0, left) && !reached<Kind>(scores, 1, right)) continue;
-    for (int row = 0; row < kBlock; ++row) {
-      const uint8_t* sums = scores + row * kBlock * 4;
-      hits->queries[row] = static_cast<uint32_t>(Kind::reaches(Kind::load(sums), left)) |
-                           static_cast<uint32_t>(Kind::reaches(Kind::load(sums + kTileBytes), right)) << kHalf;
-    }
-    return block;
+  alignas(64) typename Kind::Vector sums[2][2 * kBlock];
+  int64_t block = first;
+  for (; block < last && hits->count < kEnoughHits; ++block) {
+    multiply<Kind>(keys, block, panel, half_bytes);
+    if (block > first) select<Kind>(sums[(block - 1) % 2], keys, block - 1, panel, hits);
+    store<Kind>(sums[block % 2]);
   }
-  return last;
+  if (block > first) select<Kind>(sums[(block - 1) % 2], keys, block - 1, panel, hits);
+  return block;
+}
+
+template <class Kind>
+void peaks(const KeyBlocks& keys, int64_t first, int64_t last, const QueryPanel& panel, int64_t k, float* lowers) {
+  const size_t half_bytes = static_cast<size_t>(keys.tiles_per_row) * kTile;
+  alignas(64) typename Kind::Vector sums[2 * kBlock];
+  for (int64_t block = first; block < last; ++block) {
+    multiply<Kind>(keys, block, panel, half_bytes);
+    store<Kind>(sums);
+    for (int part = 0; part < 4; ++part) insert_best<Kind>(sums + part * 2 * kRows, keys, block, panel, k, lowers);
+  }
 }
 
 }  // namespace
@@ -141,6 +161,12 @@ int64_t scan(const KeyBlocks& keys, int64_t first, int64_t last, const QueryPane
 
 namespace vokenray {
 namespace {
+
+#if defined(VOKENRAY_EMULATE_AMX)
+constexpr const char* kName = "amx_emulated";
+bool has_tiles() { return true; }
+#else
+constexpr const char* kName = "amx";
 
 bool processor_has_amx() {
   unsigned a, b, c, d;
@@ -157,12 +183,17 @@ bool system_permits_tiles() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+bool has_tiles() { return processor_has_amx() && system_permits_tiles(); }
+#endif
+
 }  // namespace
 
 const Kernels* amx_kernels() {
-  const Kernels* vectors = avx512_kernels();
-  if (!vectors || !processor_has_amx() || !system_permits_tiles()) return nullptr;
-  static const Kernels kernels = {"amx", scan<Int8>, scan<Bf16>, vectors->dot, begin, end};
+  static const Kernels* vectors = avx512_kernels();
+  static const bool usable = vectors && has_tiles();
+  if (!usable) return nullptr;
+  static const Kernels kernels = {
+      kName, {scan<Int8>, peaks<Int8>}, {scan<Bf16>, peaks<Bf16>}, vectors->dot, begin, end};
   return &kernels;
 }
 

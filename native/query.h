@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "bank.h"
 
@@ -27,11 +26,19 @@ struct Panel {
   Query queries[kBlock];
   alignas(64) int32_t start[kBlock];
   alignas(64) float threshold[kBlock], by_norm[kBlock], by_residual[kBlock], constant[kBlock];
-  uint8_t* tiles;
+  float margin[kBlock];  // scores that differ by more, in units, differ after rounding to float32
+  uint8_t* tiles;  // inside memory_
 
  private:
+  struct Rounded {
+    double norm, whole, lost, low;  // norms: of the query, of it rounded, of what that lost, of its low part
+    double centre;                  // its product with the bank's centre
+    int32_t sum;                    // of its int8 values
+  };
   void round_query(const Bank& bank, int place, const float* row);
-  std::vector<uint8_t> memory_;
+  Rounded lay_out(const Bank& bank, int place, const float* row, double factor, double step);
+  void set_bounds(const Bank& bank, int place, const Rounded& rounded, double step);
+  TileMemory memory_;
 };
 
 }  // namespace vokenray

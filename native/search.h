@@ -14,9 +14,9 @@ struct Counts {
   int64_t fallbacks = 0;   // queries scored against every key
 };
 
-// The k best rows of `keys` (count, width) for each query, best first, equal scores by lowest row; k <= count.
+// The k best rows of `keys` for each query, best first, equal scores by lowest row; k <= count.
 // `bank` was packed from the same keys. Results do not depend on kernels or threads. Throws std::bad_alloc.
-Counts search(const Bank& bank, const float* keys, const float* queries, int64_t query_count, int64_t k, int threads,
+Counts search(const Bank& bank, const Rows& keys, const float* queries, int64_t query_count, int64_t k, int threads,
               const Kernels& kernels, float* scores, int64_t* ids);
 
 }  // namespace vokenray

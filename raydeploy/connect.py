@@ -8,12 +8,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
 
 from raydeploy.environment import QUIET, joins_a_cluster
+from raydeploy.faults import FaultConfig
 from xmatch.errors import InputError
 
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
@@ -37,6 +38,8 @@ class RayConfig:
     """GPUs, or a share of one, of each of them."""
     calibration_s: float = 5.0
     """Most seconds spent, before a run, on measuring how long it will take; 0: no forecast."""
+    faults: FaultConfig = field(default_factory=FaultConfig)
+    """What is done about items that fail and workers that hang."""
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be meant."""

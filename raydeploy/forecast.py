@@ -13,7 +13,7 @@ import torch
 
 from raydeploy.connect import RayConfig
 from raydeploy.environment import joins_a_cluster
-from raydeploy.streams import ShardReport, peak_memory
+from raydeploy.shard_actor import ShardReport, peak_memory
 from xmatch.data.steps import Reader, Shard, Step
 
 STARTUP_S = 12.0

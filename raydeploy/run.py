@@ -5,10 +5,8 @@ Exit codes: 0 done; 1 a defect (with its traceback); 2 bad input or settings (on
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 import time
 import traceback
@@ -26,10 +24,10 @@ from raydeploy.config import load_config, to_yaml
 from raydeploy.connect import RayConfig, connect
 from raydeploy.environment import is_submitted
 from raydeploy.forecast import Fact, Forecast, compared_rows, compared_values, forecast_rows
+from raydeploy.versions import versions
 from xmatch.data import files
 from xmatch.errors import InputError
 
-PACKAGES = ("vokenray", "ray", "torch", "transformers", "timm", "numpy", "pyarrow", "faiss-cpu", "h5py", "tokenizers")
 LINE_EVERY_S = 5.0
 """Seconds between progress lines where there is no terminal."""
 
@@ -263,14 +261,3 @@ def show_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> 
     for row in rows:
         table.add_row(*row)
     console.print(table)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, the platform, and every package whose version can change a result."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

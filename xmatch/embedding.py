@@ -100,8 +100,16 @@ class _ImageStep:
 class EmbedImages(_ImageStep):
     """Images to the unit embeddings of a saved dual encoder: the rows of a key bank."""
 
-    def __init__(self, model: str, *, batch_size: int = 32, threads: int = 1, device: str = "auto") -> None:
-        super().__init__(batch_size=batch_size, threads=threads, device=device, views=("center",), dtype="float32")
+    def __init__(
+        self,
+        model: str,
+        *,
+        batch_size: int = 32,
+        threads: int = 1,
+        device: str = "auto",
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    ) -> None:
+        super().__init__(batch_size=batch_size, threads=threads, device=device, views=("center",), dtype=dtype)
         self.model = model
         self._loaded: DualEncoder | None = None
 

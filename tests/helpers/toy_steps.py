@@ -19,15 +19,33 @@ def read_range(shard: Shard) -> pa.Table:
 
 
 class Double:
-    """Doubles n; numbers divisible by 7 are quarantined."""
+    """Doubles n; numbers that end in 7 (in base 8) are quarantined.
 
-    def __init__(self, *, die_at: str = "", flag: str = "", always: bool = False, slow_s: float = 0.0) -> None:
-        self.die_at, self.flag, self.always, self.slow_s = die_at, flag, always, slow_s
+    It can kill or freeze its worker once, at a shard, and dies of or hangs with certain numbers always.
+    """
+
+    def __init__(
+        self,
+        *,
+        die_at: str = "",
+        freeze_at: str = "",
+        flag: str = "",
+        harmful: tuple[int, ...] = (),
+        hanging: tuple[int, ...] = (),
+        slow_s: float = 0.0,
+    ) -> None:
+        self.die_at, self.freeze_at, self.flag, self.slow_s = die_at, freeze_at, flag, slow_s
+        self.harmful, self.hanging = set(harmful), set(hanging)
 
     def __call__(self, shard_id: str, rows: pa.Table) -> StepOutput:
         time.sleep(self.slow_s)
-        if shard_id == self.die_at and (self.always or self._first()):
+        numbers = set(rows["n"].to_pylist())
+        if (shard_id == self.die_at and self._first()) or numbers & self.harmful:
             os.kill(os.getpid(), signal.SIGKILL)
+        if shard_id == self.freeze_at and self._first():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if numbers & self.hanging:
+            time.sleep(10_000)
         good = rows.filter(pc.not_equal(pc.bit_wise_and(rows["n"], 7), 7))
         bad = [(str(n), shard_id, "ends in 7") for n in rows["n"].to_pylist() if n & 7 == 7]
         return StepOutput(pa.table({"n": pc.multiply(good["n"], 2)}), {"rows": len(good)}, quarantine_table(bad))

@@ -111,7 +111,7 @@ def test_several_are_averaged(place: Path, tmp_path: Path) -> None:
         (["--similarity", "{place}/scores.npy", "--data.split", "train"], "has no split 'train'; it has test"),
         (["--embeddings.images", "a.npy"], "give one of each per model"),
         (["--similarity", "{place}/dataset.json"], "is not a saved similarity matrix"),
-        (["--similarity", "{place}/scores.npy", "--worst", "-1"], "worst must be 0 or more"),
+        (["--similarity", "{place}/scores.npy", "--worst", "-1"], "worst and top_k must be 0 or more"),
         (["--similarty", "x"], "did you mean 'similarity'"),
     ],
 )

@@ -5,17 +5,20 @@ import pytest
 from toy_steps import Double, Refuse, read_range, shards, tree
 
 from raydeploy.connect import RayConfig
+from raydeploy.faults import FaultConfig
 from raydeploy.ledger import Ledger
-from raydeploy.streams import ROWS_COLUMN, SHARD_COLUMN, ReadShards, ShardActor, run_shards
+from raydeploy.shard_actor import LEFT_OUT, ROWS_COLUMN, SHARD_COLUMN, ShardActor
+from raydeploy.streams import ReadShards, run_shards
 from xmatch.data import files
 from xmatch.errors import InputError
 
 pytestmark = pytest.mark.ray
 
 
-def run(output, step, count: int = 5, actors: int = 1) -> list[str]:
+def run(output, step, count: int = 5, actors: int = 1, faults: FaultConfig | None = None) -> list[str]:
     ledger = Ledger(str(output), {"kind": "test"})
-    reports = run_shards(shards(count), read_range, step, ledger, suffix="parquet", ray=RayConfig(actors=actors))
+    ray = RayConfig(actors=actors, faults=faults or FaultConfig())
+    reports = run_shards(shards(count), read_range, step, ledger, suffix="parquet", ray=ray)
     found = [report.shard_id for report in reports]
     ledger.finish([shard.id for shard in shards(count)])
     return sorted(found)
@@ -54,10 +57,33 @@ def test_a_killed_worker_changes_nothing(ray_here, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_shard_that_always_kills_its_worker_is_named(ray_here, tmp_path) -> None:
-    with pytest.raises(InputError, match="part-00002 took its worker down 3 times"):
-        run(tmp_path, Double(die_at="part-00002", always=True))
-    assert "shards/part-00002.parquet" not in tree(tmp_path)
+def test_a_row_that_kills_its_worker_is_found_and_left_out(ray_here, tmp_path) -> None:
+    run(tmp_path / "run", Double(harmful=(37,)))
+    plain(tmp_path / "plain")
+    found, expected = tree(tmp_path / "run"), tree(tmp_path / "plain")
+    differing = {name for name in {*found, *expected} if found.get(name) != expected.get(name)}
+    assert differing == {
+        "shards/part-00002.parquet", "quarantine/part-00002.parquet", "completions/part-00002.json", "manifest.json"
+    }  # fmt: skip
+    rows = files.read_parquet(str(tmp_path / "run" / "quarantine" / "part-00002.parquet")).to_pylist()
+    assert {"item": "5", "where": "part-00002, row 5", "reason": LEFT_OUT} in rows
+    assert 74 not in files.read_parquet(str(tmp_path / "run" / "shards" / "part-00002.parquet"))["n"].to_pylist()
+
+
+@pytest.mark.slow
+def test_a_row_that_hangs_its_worker_is_found_and_left_out(ray_here, tmp_path) -> None:
+    run(tmp_path, Double(hanging=(2,)), count=2, faults=FaultConfig(stuck_after_s=2.0))
+    rows = files.read_parquet(str(tmp_path / "quarantine" / "part-00000.parquet")).to_pylist()
+    assert [row["item"] for row in rows if row["reason"] == LEFT_OUT] == ["2"]
+
+
+@pytest.mark.slow
+def test_a_frozen_worker_is_ended_and_changes_nothing(ray_here, tmp_path) -> None:
+    plain(tmp_path / "plain")
+    freezing = Double(freeze_at="part-00002", flag=str(tmp_path / "flag"))
+    run(tmp_path / "frozen", freezing, faults=FaultConfig(frozen_after_s=3.0))
+    assert (tmp_path / "flag").exists()
+    assert tree(tmp_path / "frozen") == tree(tmp_path / "plain")
 
 
 def test_an_input_error_comes_home_with_its_shard(ray_here, tmp_path) -> None:

@@ -1,17 +1,20 @@
 """Local paths and object-store URIs behind one set of verbs, with writes that are atomic.
 
 A path is either local ("/data/x", "x") or a URI that pyarrow knows ("s3://bucket/x"). A local file is written under a
-temporary name in the same folder, flushed to disk and renamed; an object store publishes an upload only once it is
-complete, so there the final name is written directly.
+temporary name in the same folder, flushed to disk and renamed. For an object store it is collected in a local
+temporary file and uploaded when it is whole: a stream that an error abandons would be closed, and so published, half.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -23,6 +26,10 @@ import pyarrow.parquet as pq
 
 from xmatch.errors import InputError
 
+S3_ATTEMPTS = 10
+UPLOAD_BLOCK = 8 << 20
+FOREIGN_S = 86_400.0
+"""Age in seconds at which what another machine was writing counts as left."""
 TEMPORARY_MARK = ".tmp-"
 """Part of every temporary file name; a name that holds it is never a finished file."""
 
@@ -40,11 +47,34 @@ def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
     """
     if not is_uri(path):
         return pafs.LocalFileSystem(), os.path.abspath(path)
+    if path.startswith("s3://") and "?" not in path and "@" not in path:
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        return _object_store(bucket, endpoint), f"{bucket}/{key}".rstrip("/")
+    return _from_uri(path)
+
+
+def _from_uri(path: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, inside = pafs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, ValueError) as error:
+    except (pa.ArrowInvalid, ValueError, OSError) as error:
         raise InputError(f"cannot use {path!r}: {error}. Give a local path, file:// or s3://bucket/key.") from error
     return filesystem, inside
+
+
+@functools.cache
+def _object_store(bucket: str, endpoint: str) -> pafs.FileSystem:
+    """The store of a bucket, its region asked for once; what fails for a while is tried again, ten times in all."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    scheme, _, host = endpoint.rpartition("://")
+    return pafs.S3FileSystem(
+        region=region or _from_uri(f"s3://{bucket}")[0].region,
+        endpoint_override=host or None,
+        scheme=scheme or None,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        connect_timeout=10,
+        request_timeout=60,
+    )
 
 
 def join(base: str, *parts: str) -> str:
@@ -95,12 +125,13 @@ def open_atomic(path: str) -> Iterator[pa.NativeFile]:
     """
     filesystem, inside = filesystem_of(path)
     if is_uri(path):
-        # A multipart upload that is not closed is never visible, so an error leaves nothing behind.
-        sink = filesystem.open_output_stream(inside)
-        yield sink
-        sink.close()
+        with tempfile.TemporaryDirectory(prefix="upload-") as folder:
+            whole = os.path.join(folder, "whole")
+            with pa.OSFile(whole, "wb") as sink:
+                yield sink
+            _upload(whole, filesystem, inside, path)
         return
-    temporary = f"{inside}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = temporary_name(inside)
     try:
         os.makedirs(os.path.dirname(inside), exist_ok=True)
         sink = pa.OSFile(temporary, "wb")
@@ -109,16 +140,28 @@ def open_atomic(path: str) -> Iterator[pa.NativeFile]:
     try:
         with sink:
             yield sink
-        _flush_to_disk(temporary)
+        flush_to_disk(temporary)
         os.replace(temporary, inside)
-        _flush_to_disk(os.path.dirname(inside))
+        flush_to_disk(os.path.dirname(inside))
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
 
 
-def _flush_to_disk(path: str) -> None:
+def _upload(whole: str, filesystem: pafs.FileSystem, inside: str, path: str) -> None:
+    try:
+        with open(whole, "rb") as source, filesystem.open_output_stream(inside) as sink:
+            while block := source.read(UPLOAD_BLOCK):
+                sink.write(block)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path!r}: {error}. Check the bucket's name, your rights and credentials, and the network."
+        ) from error
+
+
+def flush_to_disk(path: str) -> None:
+    """Have the system write a local file, or a folder's list of names, to the disk before this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -153,14 +196,41 @@ def local_copy(path: str) -> str:
     return place
 
 
+def temporary_name(path: str) -> str:
+    """A name beside a local `path` for what is not finished; it says who writes it."""
+    return f"{path}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
 def remove_temporaries(folder: str) -> list[str]:
-    """Remove what a killed writer left in a local `folder`; the names removed."""
+    """Remove what killed writers left in a local `folder`; the names removed.
+
+    What a living process of this machine writes stays, and what another machine does for a day.
+    """
     if is_uri(folder) or not os.path.isdir(folder):
         return []
     left = sorted(name for name in os.listdir(folder) if TEMPORARY_MARK in name)
-    for name in left:
-        os.unlink(os.path.join(folder, name))
-    return left
+    removed = [name for name in left if not _is_being_written(os.path.join(folder, name))]
+    for name in removed:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, name))
+    return removed
+
+
+def _is_being_written(temporary: str) -> bool:
+    host, _, rest = temporary.rpartition(TEMPORARY_MARK)[2].rpartition("-")[0].rpartition("-")
+    if not rest.isdigit():
+        return False
+    if host != os.uname().nodename:
+        with contextlib.suppress(FileNotFoundError):
+            return time.time() - os.path.getmtime(temporary) < FOREIGN_S
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return int(rest) != os.getpid()
 
 
 def read_bytes(path: str) -> bytes:
@@ -217,7 +287,12 @@ def read_json(path: str) -> Any:
 
 def write_json(path: str, value: Any) -> None:
     """Write JSON atomically: sorted keys, two spaces, a final newline; equal values give equal bytes."""
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as `write_json` writes it."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def read_parquet(path: str) -> pa.Table:
@@ -246,9 +321,31 @@ def write_parquet(path: str, table: pa.Table) -> None:
 
 def sha256(path: str) -> str:
     """SHA-256 of a file, in hexadecimal, read in blocks of 4 MiB."""
+    return size_and_sha256(path)[1]
+
+
+def size_and_sha256(path: str) -> tuple[int, str]:
+    """Bytes of a file and their SHA-256 in hexadecimal, by one reading."""
     filesystem, inside = filesystem_of(path)
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     with filesystem.open_input_stream(inside, compression=None) as stream:
         while block := stream.read(1 << 22):
             digest.update(block)
-    return digest.hexdigest()
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def sizes(folder: str) -> dict[str, int]:
+    """Bytes of every finished file directly in a folder, by name; one listing."""
+    filesystem, inside = filesystem_of(folder)
+    infos = filesystem.get_file_info(pafs.FileSelector(inside, allow_not_found=True, recursive=False))
+    return {
+        i.base_name: int(i.size) for i in infos if i.type == pafs.FileType.File and TEMPORARY_MARK not in i.base_name
+    }
+
+
+def remove(path: str) -> None:
+    """Remove a file; nothing happens where there is none."""
+    filesystem, inside = filesystem_of(path)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(inside)

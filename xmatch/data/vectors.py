@@ -4,7 +4,7 @@ Arrow, one row per vector, in uncompressed Arrow IPC files that are memory-mappe
 
     id      string                       stable, unique within a bank ("SET/image" for images)
     group   string, may be null          rows with one group are views of one thing (several crops of one image)
-    vector  fixed_size_list<float>[D]    float32 or float16
+    vector  fixed_size_list<float>[D]    float32, float16, or uint16 with the field metadata dtype=bfloat16
     box     fixed_size_list<float>[4]    may be null; x1, y1, x2, y2 in pixels
     uri     string, may be null          where the image is, as it was read
 
@@ -15,33 +15,79 @@ voken id.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xmatch.data import files
 from xmatch.errors import InputError
 
 SUFFIX = ".arrow"
+BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+"""Arrow has no such type: its 16 bits are kept as uint16, and the field says what they are."""
+DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
+DTYPE_KEY = "dtype"
+"""Metadata key of a field of uint16 that holds bfloat16; the name of the HDF5 attribute too."""
+
+Rows = npt.NDArray[Any]
+"""A matrix (N, D) of one of DTYPES."""
 
 
-def vector_schema(width: int, dtype: pa.DataType | None = None) -> pa.Schema:
-    """The schema of a bank of `width`-dimensional vectors; `dtype` is float32 (default) or float16."""
+def vector_field(width: int, dtype: np.dtype[Any]) -> pa.Field:
+    """The field of vectors of a width and number format."""
+    is_bfloat16 = dtype == BFLOAT16
+    kind = pa.list_(pa.uint16() if is_bfloat16 else pa.from_numpy_dtype(dtype), width)
+    metadata = {DTYPE_KEY: BFLOAT16.name} if is_bfloat16 else None
+    return pa.field("vector", kind, nullable=False, metadata=metadata)
+
+
+def vector_schema(width: int, dtype: np.dtype[Any] = DTYPES[0]) -> pa.Schema:
+    """The schema of a bank of `width`-dimensional vectors; `dtype` is one of DTYPES."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             ("group", pa.string()),
-            pa.field("vector", pa.list_(dtype or pa.float32(), width), nullable=False),
+            vector_field(width, dtype),
             ("box", pa.list_(pa.float32(), 4)),
             ("uri", pa.string()),
         ]
     )
 
 
+def vector_dtype(field: pa.Field, where: str) -> np.dtype[Any]:
+    """The number format of a field of lists of numbers.
+
+    Raises:
+        InputError: it is none of DTYPES; names `where`.
+    """
+    kind = field.type.value_type if hasattr(field.type, "value_type") else field.type
+    for dtype in DTYPES[:2]:
+        if kind == pa.from_numpy_dtype(dtype):
+            return dtype
+    if kind == pa.uint16() and (field.metadata or {}).get(DTYPE_KEY.encode()) == BFLOAT16.name.encode():
+        return BFLOAT16
+    raise InputError(
+        f"{where!r}: column {field.name!r} must hold lists of float32, of float16, or of uint16 with the field "
+        f"metadata {DTYPE_KEY}={BFLOAT16.name}, got {field.type}. Convert it, or make the vectors again."
+    )
+
+
+def list_array(rows: Rows) -> pa.FixedSizeListArray:
+    """A matrix as an Arrow array of its rows, without a copy where it is contiguous."""
+    flat = np.ascontiguousarray(rows).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(flat.view(np.uint16) if rows.dtype == BFLOAT16 else flat),
+        type=vector_field(rows.shape[1], rows.dtype).type,
+    )
+
+
 def make_vectors(
     ids: Sequence[str],
-    vectors: npt.NDArray[np.floating],
+    vectors: Rows,
     *,
     groups: Sequence[str | None] | None = None,
     boxes: npt.NDArray[np.float32] | None = None,
@@ -51,22 +97,20 @@ def make_vectors(
 
     Args:
         ids: N stable ids.
-        vectors: (N, D), float32 or float16.
+        vectors: (N, D), float32, float16 or bfloat16.
         groups: N group ids or nulls.
         boxes: (N, 4) float32, pixels.
         uris: N places or nulls.
 
     Raises:
-        InputError: the counts differ, or `vectors` is not a matrix of float32 or float16.
+        InputError: the counts differ, or `vectors` is not a matrix of float32, float16 or bfloat16.
     """
-    if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float16):
-        raise InputError(f"vectors must be (N, D) float32 or float16, got {vectors.shape} {vectors.dtype}.")
+    if vectors.ndim != 2 or vectors.dtype not in DTYPES:
+        raise InputError(f"vectors must be (N, D) float32 or float16 or bfloat16, got {vectors.shape} {vectors.dtype}.")
     count, width = vectors.shape
     for name, column in (("ids", ids), ("groups", groups), ("boxes", boxes), ("uris", uris)):
         if column is not None and len(column) != count:
             raise InputError(f"{count} vectors came with {len(column)} {name}; there must be one for each vector.")
-    kind = pa.from_numpy_dtype(vectors.dtype)
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), kind)
     nulls = pa.nulls(count, pa.string())
     flat_boxes = pa.nulls(count, pa.list_(pa.float32(), 4))
     if boxes is not None:
@@ -75,23 +119,23 @@ def make_vectors(
         [
             pa.array(list(ids), pa.string()),
             nulls if groups is None else pa.array(list(groups), pa.string()),
-            pa.FixedSizeListArray.from_arrays(flat, width),
+            list_array(vectors),
             flat_boxes,
             nulls if uris is None else pa.array(list(uris), pa.string()),
         ],
-        schema=vector_schema(width, kind),
+        schema=vector_schema(width, vectors.dtype),
     )
 
 
-def matrix(table: pa.Table, column: str = "vector") -> npt.NDArray[np.floating]:
+def matrix(table: pa.Table, column: str = "vector") -> Rows:
     """A fixed-size-list column as an (N, D) array of its own dtype; a view where the column is one chunk."""
     chunked = table.column(column)
     width: int = chunked.type.list_size
     array = chunked.combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], chunked.type)
-    rows: npt.NDArray[np.floating] = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return rows
+    values: Rows = array.flatten().to_numpy(zero_copy_only=False)
+    return values.view(vector_dtype(table.schema.field(column), column)).reshape(len(table), width)
 
 
 def check_vectors(table: pa.Table, where: str) -> None:
@@ -104,16 +148,24 @@ def check_vectors(table: pa.Table, where: str) -> None:
     if missing:
         raise InputError(f"{where!r} is no table of vectors: column {sorted(missing)[0]!r} is missing.")
     kind = table.schema.field("vector").type
-    if not pa.types.is_fixed_size_list(kind) or kind.value_type not in (pa.float32(), pa.float16()):
-        raise InputError(f"{where!r}: column 'vector' must be a fixed-size list of float32 or float16, got {kind}.")
+    if not pa.types.is_fixed_size_list(kind):
+        raise InputError(f"{where!r}: column 'vector' must be a fixed-size list, got {kind}.")
+    vector_dtype(table.schema.field("vector"), where)
     if table.column("vector").null_count or table.column("id").null_count:
         raise InputError(f"{where!r}: 'id' and 'vector' must not be null.")
-    counts = table.column("id").value_counts()
-    repeated = (
-        [row["values"].as_py() for row in counts if row["counts"].as_py() > 1][:3] if len(counts) < len(table) else []
-    )
-    if repeated:
-        raise InputError(f"{where!r}: ids must be unique, but {', '.join(map(repr, repeated))} repeat.")
+    check_unique(table.column("id"), where)
+
+
+def check_unique(ids: pa.ChunkedArray, where: str) -> None:
+    """Check that no id comes twice.
+
+    Raises:
+        InputError: some do; names three of them.
+    """
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    repeated = [row["values"].as_py() for row in ids.value_counts() if row["counts"].as_py() > 1][:3]
+    raise InputError(f"{where!r}: ids must be unique, but {', '.join(map(repr, repeated))} repeat.")
 
 
 def write_vectors(path: str, table: pa.Table) -> None:
@@ -136,26 +188,54 @@ def read_vectors(path: str) -> pa.Table:
         if not parts:
             raise InputError(f"no {SUFFIX} file of vectors in {path!r}; make one with jobs/embed.py.")
     tables = [_read_one(part) for part in parts]
-    for part, table in zip(parts, tables, strict=True):
-        if table.schema.field("vector").type != tables[0].schema.field("vector").type:
+    kinds = [_kind(table.schema.field("vector"), part) for part, table in zip(parts, tables, strict=True)]
+    for part, kind in zip(parts, kinds, strict=True):
+        if kind != kinds[0]:
             raise InputError(
-                f"{part!r} holds {table.schema.field('vector').type}, but {parts[0]!r} holds "
-                f"{tables[0].schema.field('vector').type}: vectors of one bank must have one width and dtype."
+                f"{part!r} holds vectors of {kind}, but {parts[0]!r} of {kinds[0]}: vectors of one bank must have one "
+                "width and dtype."
             )
     table = pa.concat_tables(tables)
     check_vectors(table, path)
     return table
 
 
-def _read_one(path: str) -> pa.Table:
+def _kind(field: pa.Field, where: str) -> str:
+    return f"width {field.type.list_size}, {vector_dtype(field, where)}"
+
+
+def open_arrow(path: str, columns: Sequence[int] | None = None) -> pa.ipc.RecordBatchFileReader:
+    """A reader of an Arrow IPC file; a local one is memory-mapped.
+
+    Args:
+        path: of the file.
+        columns: numbers of the columns to read; all when not given.
+
+    Raises:
+        InputError: it is not there, or not whole.
+    """
     filesystem, inside = files.filesystem_of(path)
+    options = pa.ipc.IpcReadOptions(included_fields=list(columns or ()))
     try:
         source = pa.memory_map(inside) if not files.is_uri(path) else filesystem.open_input_file(inside)
-        table = pa.ipc.open_file(source).read_all()
+        return pa.ipc.open_file(source, options=options)
     except FileNotFoundError as error:
         raise InputError(f"{path!r} does not exist; expected a table of vectors there.") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path!r} is not a whole Arrow file: {error}. It may be truncated; make it again.") from error
-    if "vector" not in table.column_names or not pa.types.is_fixed_size_list(table.schema.field("vector").type):
+
+
+def _read_one(path: str) -> pa.Table:
+    reader = open_arrow(path)
+    require_vector_column(reader.schema, path)
+    return reader.read_all()
+
+
+def require_vector_column(schema: pa.Schema, path: str) -> None:
+    """Check that an Arrow file is one of vectors.
+
+    Raises:
+        InputError: it has no fixed-size-list column `vector`.
+    """
+    if "vector" not in schema.names or not pa.types.is_fixed_size_list(schema.field("vector").type):
         raise InputError(f"{path!r} is no table of vectors: it has no fixed-size-list column 'vector'.")
-    return table

@@ -6,24 +6,27 @@ The proofs are in docs/search.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from xmatch.errors import InputError
-from xmatch.search.scores import Float32, Float64, Int64, norms, pair_scores, sum_error
+from xmatch.search.scores import Float32, Float64, Int64, Rows, blocks, is_float, norms, pair_scores, sum_error
 
 Candidates = Callable[[Float32, int], tuple[Float32, Int64]]
 
-EXTRA = 8
+EXTRA = 2
 """Candidates asked for beyond k at first; each further round asks for four times as many."""
 MAX_DEPTH = 512
 """Candidates beyond which a query is scored against every key instead."""
 QUERY_BLOCK = 1024
-KEY_BLOCK = 1 << 14
-"""Keys converted to double precision at a time."""
+DENSE_SCORES = 1 << 23
+"""Double-precision scores held at a time where every key is scored: 64 MiB, or those of one query."""
 LARGEST_SCORE = 2.0**126
 """Above, float32 sums may overflow, and no bound of theirs holds."""
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
@@ -68,35 +71,37 @@ class Found(NamedTuple):
     counts: SearchCounts
 
 
-class Keys(NamedTuple):
-    """Keys (N, D) and upper bounds of their L2 norms (N,)."""
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """Keys (N, D), as they are stored, and upper bounds of their L2 norms (N,)."""
 
-    rows: Float32
+    rows: Rows
     norms: Float64
 
-    @property
+    @cached_property
     def largest_norm(self) -> float:
         """The largest of the norms."""
         return float(self.norms.max()) if len(self.norms) else 0.0
 
 
-def check_rows(rows: npt.NDArray[np.floating], name: str, width: int | None) -> Float32:
-    """Rows as an aligned, contiguous float32 matrix.
+def check_rows(rows: Rows, name: str, width: int | None) -> Rows:
+    """Rows as an aligned, contiguous matrix of the type they have; such a matrix is not copied, nor read at once.
 
     Raises:
-        ValueError: it is no matrix, of another width, or neither float32 nor float16.
+        ValueError: it is no matrix, of another width, or neither float32, float16 nor bfloat16.
         InputError: a row holds NaN or infinity; names the first.
     """
     if rows.ndim != 2 or (width is not None and rows.shape[1] != width):
         raise ValueError(f"expected {name} rows as a matrix (n, {width or 'D'}), got shape {rows.shape}")
-    if rows.dtype not in (np.float32, np.float16):
-        raise ValueError(f"expected {name} rows as float32 or float16, got {rows.dtype}")
-    rows = np.require(rows, np.float32, ["C", "A"])
-    broken = np.flatnonzero(~np.isfinite(rows).all(1))
-    if len(broken):
+    if not is_float(rows.dtype):
+        raise ValueError(f"expected {name} rows as float32, float16 or bfloat16, got {rows.dtype}")
+    rows = np.require(rows, requirements=["C", "A"])
+    broken = [s + np.flatnonzero(~np.isfinite(b).all(1)) for s, b in blocks(rows) if not np.isfinite(b).all()]
+    if broken:
+        count = sum(map(len, broken))
         raise InputError(
-            f"{name} {broken[0]} holds NaN or infinity ({len(broken)} of {len(rows)} do), but exact search needs "
-            "finite vectors. Drop these rows or make them again."
+            f"{name} {broken[0][0]} holds NaN or infinity ({count} of {len(rows)} do), but exact search needs finite "
+            "vectors. Drop these rows or make them again."
         )
     return rows
 
@@ -117,9 +122,9 @@ def certify(candidates: Candidates, queries: Float32, keys: Keys, k: int) -> Fou
     """
     scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     counts = SearchCounts(queries=len(queries))
-    width, largest = queries.shape[1], keys.largest_norm
-    query_norms = norms(queries)
-    bounds = 1.05 * (width + 2) * 2.0**-24 * query_norms * largest + (width + 2) * LOST_BELOW
+    width, largest, query_norms = queries.shape[1], keys.largest_norm, norms(queries)
+    bounds = 1.05 * (width + 2) * 2.0**-24 * query_norms * largest
+    bounds += (width + 2 + math.sqrt(width) * (query_norms + largest)) * LOST_BELOW
     room = 2 * bounds + margins(query_norms, largest)
     open_rows = np.flatnonzero(query_norms * largest < LARGEST_SCORE)
     beyond = np.flatnonzero(query_norms * largest >= LARGEST_SCORE)
@@ -129,9 +134,10 @@ def certify(candidates: Candidates, queries: Float32, keys: Keys, k: int) -> Fou
         for start in range(0, len(open_rows), QUERY_BLOCK):
             asked = open_rows[start : start + QUERY_BLOCK]
             near, found = candidates(queries[asked], depth)
-            enough = (near[:, -1] < near[:, k - 1] - room[asked]) | (depth == len(keys.rows))
+            lines = near[:, k - 1] - room[asked]
+            enough = (near[:, -1] < lines) | (depth == len(keys.rows))
             sure = asked[enough]
-            pairs = np.repeat(np.arange(len(sure)), depth), found[enough].reshape(-1)
+            pairs = _pairs_in_reach(near[enough] >= lines[enough, None], found[enough])
             part = best_pairs(queries[sure], keys, pairs, k)
             scores[sure], rows[sure], counts = part.scores, part.rows, counts.plus(part.counts)
             left.append(asked[~enough])
@@ -145,41 +151,65 @@ def certify(candidates: Candidates, queries: Float32, keys: Keys, k: int) -> Fou
     return Found(scores, rows, counts.plus(every.counts))
 
 
+def _pairs_in_reach(in_reach: npt.NDArray[np.bool_], rows: Int64) -> tuple[Int64, Int64]:
+    ordered = np.sort(np.where(in_reach, rows, np.iinfo(np.int64).max), axis=1)
+    kept = np.arange(rows.shape[1]) < in_reach.sum(1)[:, None]
+    return np.nonzero(kept)[0], ordered[kept]
+
+
 def best_pairs(queries: Float32, keys: Keys, pairs: tuple[Int64, Int64], k: int) -> Found:
     """The best k of each query's candidates by score, ties to the lowest row.
 
     Args:
-        queries: (Q, D).
+        queries: (Q, D), at most 65,536.
         keys: the keys.
-        pairs: (P,) rows of queries, ascending, and (P,) rows of keys; at least k for each query.
+        pairs: (P,) rows of queries and (P,) rows of keys, in ascending order of both; at least k for each query.
         k: results per query.
     """
     query_rows, key_rows = pairs
     exact = pair_scores(queries, keys.rows, pairs, keys.norms)
-    order = np.lexsort((key_rows, -exact.scores, query_rows))
+    order = best_of_each(query_rows, exact.scores)
     starts = np.searchsorted(query_rows, np.arange(len(queries)))
-    chosen = order[starts[:, None] + np.arange(k)[None, :]]
+    chosen = order[starts[:, None] + np.arange(k)]
     counts = SearchCounts(0, len(query_rows), len(query_rows), exact.exact_sums)
     return Found(exact.scores[chosen], key_rows[chosen], counts)
+
+
+def best_of_each(query_rows: Int64, scores: Float32) -> Int64:
+    """The order of pairs (P,), P below 2^32, by query, and of each from the best down; equal scores keep their order.
+
+    Faster than a stable argsort: score and place become one whole number each, the score's bits so turned that larger
+    scores give smaller numbers, and numbers are sorted with vector instructions; queries, below 2^16, by radix.
+
+    Args:
+        query_rows: (P,), each below 65,536.
+        scores: (P,), none of them -0.
+    """
+    bits = scores.view(np.uint32)
+    falling = np.where(scores.view(np.int32) < 0, bits, ~(bits | np.uint32(1 << 31)))
+    numbers = (falling.astype(np.uint64) << np.uint64(32)) | np.arange(len(scores), dtype=np.uint64)
+    numbers.sort()
+    order = (numbers & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return order[np.argsort(query_rows[order].astype(np.uint16), kind="stable")]
 
 
 def score_every_key(queries: Float32, keys: Keys, k: int) -> Found:
     """The exact top k without a scan: every score in double precision, the contenders rounded as they must be."""
     scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     counts = SearchCounts(fallbacks=len(queries))
-    query_norms = norms(queries)
-    for place, query in enumerate(queries.astype(np.float64)):
-        parts = [keys.rows[i : i + KEY_BLOCK].astype(np.float64) @ query for i in range(0, len(keys.rows), KEY_BLOCK)]
-        sums = np.concatenate(parts)
-        reach = float(query_norms[place]) * keys.largest_norm
-        room = 2 * sum_error(len(query)) * reach + 2.0**-23 * reach + 2.0**-149
-        kth = float(np.partition(sums, -k)[-k])
-        line = (
-            min(kth, LARGEST_FLOAT) - room if kth > -LARGEST_FLOAT else -np.inf
-        )  # beyond, all scores are one infinity
-        near = np.flatnonzero(sums >= line)
-        part = best_pairs(queries[place : place + 1], keys, (np.zeros(len(near), np.int64), near), k)
-        scores[place], rows[place] = part.scores[0], part.rows[0]
+    step = max(1, DENSE_SCORES // len(keys.rows))
+    for start in range(0, len(queries), step):
+        asked = queries[start : start + step]
+        wide = asked.astype(np.float64)
+        sums = np.concatenate([wide @ block.astype(np.float64).T for _, block in blocks(keys.rows)], axis=1)
+        reach = norms(asked) * keys.largest_norm
+        room = 2 * sum_error(asked.shape[1]) * reach + margins(norms(asked), keys.largest_norm)
+        kth = np.partition(sums, -k, axis=1)[:, -k]
+        # beyond the largest float all scores are one infinity
+        lines = np.where(kth > -LARGEST_FLOAT, np.minimum(kth, LARGEST_FLOAT) - room, -np.inf)
+        query_rows, key_rows = np.nonzero(sums >= lines[:, None])
+        part = best_pairs(asked, keys, (query_rows, key_rows), k)
+        scores[start : start + step], rows[start : start + step] = part.scores, part.rows
         counts = counts.plus(part.counts._replace(candidates=0))
     return Found(scores, rows, counts)
 

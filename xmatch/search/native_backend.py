@@ -1,4 +1,4 @@
-"""The native extension: keys packed once as int8 or bf16, scanned, certified and decided in C++ (sources in native/).
+"""The native extension: keys packed once in low precision, scanned, certified and decided in C++ (sources in native/).
 
 The only module that knows `_vokenray_search`. It may be absent: it is built where a compiler is there.
 """
@@ -6,26 +6,30 @@ The only module that knows `_vokenray_search`. It may be absent: it is built whe
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+import time
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from xmatch.errors import InputError
 from xmatch.search.exact import Found, Keys, SearchCounts
 from xmatch.search.scores import Float32
 
-Kind = Literal["int8", "bf16"]
+Kind = Literal["int8", "bf16", "split"]
 
+TIGHTER: dict[Kind, Kind] = {"int8": "bf16", "bf16": "split"}
+"""What scans with a tighter bound, at a higher price for each product."""
+PRODUCTS: dict[Kind, int] = {"bf16": 1, "split": 3}
+"""Products in bfloat16 for each number of a key."""
 WIDEST_INT8 = 16384
 SAMPLE = 64
-"""Queries that decide between int8 and bf16."""
+"""Queries that decide how the bank is scanned."""
 FEWEST_SAMPLED = 16
-RATES: dict[str, tuple[float, float]] = {"portable": (1.0, 1.0), "avx512": (380.0, 240.0), "amx": (700.0, 500.0)}
-"""Multiply-adds a nanosecond of the int8 and the bf16 scan on one core. Rough figures set by hand: avx512 from first
-trials, amx from what an earlier prototype reached. They steer speed only."""
-RESCORE_NS, CANDIDATE_NS = 250.0, 40.0
-"""What a candidate costs on one core: a double-precision score of a row from memory, and being noted at all. Estimates;
-with them the choice was right in the eight cells of benchmarks/results/2026-11-21-search.md."""
+TIMED_KEYS = 8192
+"""Keys that tell what a product in bfloat16 costs; they must be few, for they are packed for that alone."""
+WORTH_PACKING = 0.8
+"""A tighter kind is packed and tried when its products alone would take less than this part of the time now taken."""
 
 
 def instruction_sets(kind: Kind) -> tuple[str, ...]:
@@ -41,64 +45,120 @@ def is_fast() -> bool:
     return instruction_sets("int8")[-1:] not in ((), ("portable",))
 
 
+class PackedBanks(Protocol):
+    """Keeps packed banks of one matrix of keys, its rows in the order in which the scan gets them."""
+
+    def load(self, kind: Kind) -> tuple[bytes, npt.NDArray[np.uint8]] | None:
+        """The header and the tiles (1-D, at a multiple of 64 bytes in memory), or None where there are none."""
+        ...
+
+    def save(self, kind: Kind, header: bytes, tiles: npt.NDArray[np.uint8]) -> None:
+        """Keeps them for later; `tiles` (1-D, read-only) are the scan's own memory, to be written out at once."""
+        ...
+
+
 class NativeScan:
     """Certified search by the native extension.
 
-    Which of int8 and bf16 scans the bank is decided by the first batch: int8 is faster, but its wider bound leaves more
-    candidates, many more on some banks. The answer does not depend on it.
+    Whether int8, bf16 or split scans the bank is decided by timing the first batch: int8 is faster, but its wider bound
+    leaves more candidates, many more on some banks. The answer does not depend on it.
 
     Args:
-        keys: (N, D) and their norms.
+        keys: (N, D) and their norms; float32, float16 or bfloat16, C-contiguous.
         threads: threads of a search.
-        kind: `int8` or `bf16`; measured when not given.
+        kind: `int8`, `bf16` or `split`; measured when not given.
         instructions: one of `instruction_sets`; the fastest when not given.
+        packed: where packed banks are looked for first, and kept; memory when not given.
 
     Raises:
         InputError: the extension is not installed.
     """
 
-    def __init__(self, keys: Keys, threads: int, kind: Kind | None = None, instructions: str | None = None) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        threads: int,
+        kind: Kind | None = None,
+        instructions: str | None = None,
+        *,
+        packed: PackedBanks | None = None,
+    ) -> None:
         if not instruction_sets("bf16"):
             raise InputError(
                 "the search backend 'native' needs the extension _vokenray_search, which is not installed. Install "
                 "vokenray anew where a C++ compiler is found (make install), or choose auto, torch or faiss."
             )
-        self.threads, self.kind, self._keys = threads, kind, keys
+        self.threads, self.kind, self._rows, self._packed = threads, kind, _readable(keys.rows), packed
         self._module, self._instructions = _load(), instructions
         self._banks: dict[Kind, Any] = {}
-        if keys.rows.shape[1] > WIDEST_INT8:
+        if self._rows.shape[1] > WIDEST_INT8:
             self.kind = "bf16"
 
     def top(self, queries: Float32, k: int) -> Found:
         """The exact k best keys of each query."""
         if self.kind is None and len(queries) >= FEWEST_SAMPLED:
-            self.kind = self._cheaper(queries[:SAMPLE], k)
+            self.kind = self._fastest(queries[:SAMPLE], k)
             self._banks = {self.kind: self._bank(self.kind)}
         return self._search(queries, k, self.kind or "int8")
 
-    def _cheaper(self, queries: Float32, k: int) -> Kind:
-        counts = self._search(queries, k, "int8").counts
-        int8_rate, bf16_rate = RATES[self._set_of("int8")][0], RATES[self._set_of("bf16")][1]
-        pairs = self._keys.rows.size
-        int8 = pairs / int8_rate + (RESCORE_NS * counts.rescored + CANDIDATE_NS * counts.candidates) / len(queries)
-        if counts.fallbacks or int8 > pairs / bf16_rate + k * (RESCORE_NS + CANDIDATE_NS) * 1.5:
-            return "bf16"
-        return "int8"
+    def _fastest(self, queries: Float32, k: int) -> Kind:
+        """Tries tighter kinds as long as they might gain, and takes the fastest of those tried."""
+        kind: Kind = "int8"
+        taken = {kind: self._seconds(self._bank(kind), self._rows, queries, k, kind)}
+        few = self._rows[:TIMED_KEYS]
+        product = self._seconds(self._module.pack(few, "bf16"), few, queries, 1, "bf16") / len(few)
+        while kind in TIGHTER:
+            kind = TIGHTER[kind]
+            if PRODUCTS[kind] * product * len(self._rows) > WORTH_PACKING * min(taken.values()):
+                break
+            taken[kind] = self._seconds(self._bank(kind), self._rows, queries, k, kind)
+        return min(taken, key=lambda tried: taken[tried])
+
+    def _seconds(self, bank: Any, rows: npt.NDArray[Any], queries: Float32, k: int, kind: Kind) -> float:
+        """The better of two searches on one thread: the first also brings the bank into memory."""
+        out = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        times = []
+        for _ in range(2):
+            start = time.perf_counter()
+            self._module.search(bank, rows, queries, 1, self._set_of(kind), *out)
+            times.append(time.perf_counter() - start)
+        return min(times)
 
     def _search(self, queries: Float32, k: int, kind: Kind) -> Found:
         scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         counts = self._module.search(
-            self._bank(kind), self._keys.rows, queries, self.threads, self._set_of(kind), scores, rows
+            self._bank(kind), self._rows, queries, self.threads, self._set_of(kind), scores, rows
         )
         return Found(scores, rows, SearchCounts(len(queries), *counts))
 
     def _bank(self, kind: Kind) -> Any:
         if kind not in self._banks:
-            self._banks[kind] = self._module.pack(self._keys.rows, kind)
+            self._banks[kind] = self._restored(kind) or self._packed_anew(kind)
         return self._banks[kind]
+
+    def _restored(self, kind: Kind) -> Any:
+        found = self._packed.load(kind) if self._packed else None
+        if found is None:
+            return None
+        try:
+            bank = self._module.restore(*found)
+        except ValueError:  # of another version of the extension
+            return None
+        return bank if (bank.kind, bank.count, bank.width) == (kind, *self._rows.shape) else None
+
+    def _packed_anew(self, kind: Kind) -> Any:
+        bank = self._module.pack(self._rows, kind)
+        if self._packed:
+            self._packed.save(kind, bank.header(), np.frombuffer(bank.tiles, np.uint8))
+        return bank
 
     def _set_of(self, kind: Kind) -> str:
         return self._instructions or instruction_sets(kind)[-1]
+
+
+def _readable(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows whose type the buffer protocol knows: it lacks bfloat16, which the extension takes as its bits."""
+    return rows.view(np.uint16) if rows.dtype.name == "bfloat16" else rows
 
 
 def _load() -> Any:

@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from xmatch.errors import InputError
 from xmatch.search.exact import Found, Keys, SearchCounts, SearchResult, check_rows
 from xmatch.search.faiss_backend import FaissScan
 from xmatch.search.native_backend import NativeScan, is_fast
-from xmatch.search.scores import Float32, Int64, norms
-from xmatch.search.torch_backend import TorchScan
+from xmatch.search.scores import Float32, Int64, Rows, decode, norms
+from xmatch.search.torch_backend import TorchScan, has_fast_bf16
+from xmatch.search.triton_backend import TritonScan, has_gpu
+from xmatch.search.triton_plan import MOST_KEYS
 
-TORCH_FROM_KEYS, TORCH_FROM_WIDTH = 20_000, 256
-"""From here on torch's bf16 products beat faiss, where the processor has them: benchmarks/results/2026-11-21-search.md,
-at 50,000 keys and widths 64 and 512; the point in between is a guess."""
+LARGE_COPY_BYTES = 1 << 28
+"""A float32 copy of a half-precision bank above this is worth a slower scan that does without."""
 
 
 class Scan(Protocol):
@@ -29,7 +31,18 @@ class Scan(Protocol):
         ...
 
 
-BACKENDS: dict[str, Callable[[Keys, int], Scan]] = {"native": NativeScan, "faiss": FaissScan, "torch": TorchScan}
+BACKENDS: dict[str, Callable[[Keys, int], Scan]] = {
+    "native": NativeScan,
+    "faiss": FaissScan,
+    "torch": TorchScan,
+    "triton": TritonScan,
+}
+ON_DEVICE: dict[str, Callable[[Keys, int, str], Scan]] = {
+    "faiss": FaissScan,
+    "torch": TorchScan,
+    "triton": TritonScan,
+}
+"""Backends that can be told to scan on a GPU."""
 
 
 class Searcher:
@@ -39,21 +52,29 @@ class Searcher:
     scores by the lowest id. Every backend gives this answer, whatever the batch, the threads or the machine.
 
     Attributes:
-        keys: (N, D) float32.
+        keys: (N, D) as they were given.
         backend: name of the backend in use.
         counts: what the searches so far took.
     """
 
-    def __init__(self, keys: Float32, backend: str, threads: int, groups: Int64 | None, first_id: int) -> None:
+    def __init__(
+        self, keys: Rows, backend: str, threads: int, groups: Int64 | None, first_id: int, device: str = "cpu"
+    ) -> None:
         self.keys, self.backend = keys, backend
         self.counts = SearchCounts()
         self._ids = np.arange(first_id, first_id + len(keys), dtype=np.int64)
         self._largest_group = 1
         if groups is not None:
-            order = np.argsort(groups, kind="stable")  # equal scores of two groups then go to the lower group
-            keys, self._ids = keys[order], groups[order]
+            self._ids = groups
+            if (np.diff(groups) < 0).any():  # equal scores of two groups must go to the lower group
+                order = np.argsort(groups, kind="stable")
+                keys, self._ids = keys[order], groups[order]
             self._largest_group = int(np.unique(groups, return_counts=True)[1].max()) if len(groups) else 1
-        self._scan = BACKENDS[backend](Keys(keys, norms(keys)), threads) if keys.size else None
+        self._scan: Scan | None = None
+        if keys.size and device == "cpu":
+            self._scan = BACKENDS[backend](Keys(keys, norms(keys)), threads)
+        elif keys.size:
+            self._scan = ON_DEVICE[backend](Keys(keys, norms(keys)), threads, device)
 
     @property
     def key_count(self) -> int:
@@ -69,7 +90,7 @@ class Searcher:
         """The k best keys, or the k best groups by their best key, of every query.
 
         Args:
-            queries: (Q, D) float32 or float16, finite.
+            queries: (Q, D) float32, float16 or bfloat16, finite.
             k: results per query, at least 1.
 
         Returns:
@@ -81,7 +102,7 @@ class Searcher:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        rows = check_rows(queries, "query", width=self.keys.shape[1])
+        rows = decode(check_rows(queries, "query", width=self.keys.shape[1]))
         result = SearchResult(np.full((len(rows), k), -np.inf, np.float32), np.full((len(rows), k), -1, np.int64))
         if not (len(rows) and len(self.keys)):
             return result
@@ -118,26 +139,29 @@ class Searcher:
 
 
 def build_searcher(
-    keys: npt.NDArray[np.floating],
+    keys: Rows,
     backend: str = "auto",
     threads: int = 1,
     *,
     groups: npt.NDArray[np.int64] | None = None,
     first_id: int = 0,
+    device: str = "cpu",
 ) -> Searcher:
     """A searcher over keys.
 
     Args:
-        keys: (N, D), float32 or float16, finite; N may be 0.
-        backend: `native`, `faiss`, `torch`, or `auto`: the fastest that is there.
+        keys: (N, D), float32, float16 or bfloat16, finite; N may be 0. They are read where they lie, such as in a
+            memory-mapped file, and not copied.
+        backend: `native`, `faiss`, `torch`, `triton`, or `auto`: the fastest that is there.
         threads: CPU threads of a search.
         groups: (N,) group ids, at least 0: several keys, such as the crops of one image, count as one thing with the
-            best of their scores, and the results are group ids.
+            best of their scores, and the results are group ids. Keys are copied if they do not lie in their order.
         first_id: id of the first key, for a shard of a larger bank; without groups only.
+        device: where keys are held and scanned: `cpu`, `cuda` or `cuda:1` …, or `auto`: `cuda` where there is one.
 
     Raises:
-        ValueError: the backend is unknown, or the groups do not fit the keys.
-        InputError: a key is not finite (names the row), or the backend is not installed.
+        ValueError: the backend is unknown or does not run on that device, or the groups do not fit the keys.
+        InputError: a key is not finite (names the row), or the backend or the device is not there.
     """
     if backend not in (*BACKENDS, "auto"):
         raise ValueError(f"unknown search backend {backend!r}; choose one of auto, {', '.join(BACKENDS)}")
@@ -147,14 +171,45 @@ def build_searcher(
             raise ValueError(f"expected groups (N,) int64, 0 or more, got {groups.dtype} {groups.shape}")
         if first_id:
             raise ValueError("groups carry their own ids; first_id must be 0 with them")
-    name = fastest_backend(*rows.shape) if backend == "auto" else backend
-    return Searcher(rows, name, threads, groups, first_id)
+    place = _known_device(device)
+    name = fastest_backend(len(rows), rows.shape[1], rows.itemsize, place) if backend == "auto" else backend
+    if place != "cpu" and name not in ON_DEVICE:
+        raise ValueError(f"the search backend {name!r} runs on cpu, not on {place!r}; choose {', '.join(ON_DEVICE)}")
+    return Searcher(rows, name, threads, groups, first_id, place)
 
 
-def fastest_backend(keys: int, width: int) -> str:
-    """What `auto` takes: `native` where it is fast, else what measurements say of torch and faiss."""
+def fastest_backend(keys: int, width: int, item_bytes: int = 4, device: str = "cpu") -> str:
+    """What `auto` takes.
+
+    On a GPU `triton`, or `torch` where that cannot be. On the processor `native` where it is fast, `torch` where
+    bfloat16 is, else `faiss`, but for a large bank in half precision, of which it would hold a float32 copy.
+    Measurements are in benchmarks/results.
+
+    Args:
+        keys: N.
+        width: D.
+        item_bytes: of one stored value.
+        device: `cpu`, or a GPU.
+    """
+    if device != "cpu":
+        return "triton" if has_gpu() and keys <= MOST_KEYS else "torch"
     if is_fast():
         return "native"
-    has_bf16 = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    torch_is_faster = has_bf16 and keys >= TORCH_FROM_KEYS and width >= TORCH_FROM_WIDTH
-    return "torch" if torch_is_faster or importlib.util.find_spec("faiss") is None else "faiss"
+    saves_memory = item_bytes < 4 and keys * width * 4 > LARGE_COPY_BYTES
+    if has_fast_bf16() or saves_memory or importlib.util.find_spec("faiss") is None:
+        return "torch"
+    return "faiss"
+
+
+def _known_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or device.startswith("cpu:"):
+        raise ValueError(f"unknown device {device!r}; choose cpu, cuda, cuda:NUMBER or auto")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"search was asked for device {device!r}, but torch finds {torch.cuda.device_count()} CUDA GPUs. Choose "
+            "auto or cpu, or install torch for CUDA on a machine with a GPU."
+        )
+    return device

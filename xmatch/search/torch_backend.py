@@ -1,169 +1,165 @@
-"""Certified search by blocked matrix products in torch; runs anywhere, needs no compiler.
+"""Certified search by blocked matrix products in torch, on the processor or a GPU; needs no compiler.
 
-Scores are made for a block of keys and a block of queries, reduced to the largest of each group of 64 keys, and only
-groups that reach a query's line are looked at again; no matrix of all scores exists.
+Keys lie in tiles, rounded to bfloat16. A tile is multiplied with a block of queries, in bfloat16 where that is fast.
+The scores are reduced to the largest of every 8 keys, of every 64, and more, and only groups that reach a query's line
+are looked into; no matrix of all scores exists. Candidates are scored again on the processor (docs/search.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from xmatch.search.exact import (
-    LARGEST_SCORE,
-    LOST_BELOW,
-    Found,
-    Keys,
-    SearchCounts,
-    best_pairs,
-    margins,
-    score_every_key,
-)
-from xmatch.search.scores import Float32, Float64, Int64, norms
+from xmatch.search.exact import LARGEST_SCORE, Found, Keys, SearchCounts, best_pairs, margins, score_every_key
+from xmatch.search.scores import Float32, Float64, blocks, norms
+from xmatch.search.torch_scan import Bank, scan
 
-QUERY_BLOCK = 1024
-KEY_BLOCK = 4096
-GROUP = 64
-MOST_CANDIDATES = 1 << 13
-"""Candidates of one query beyond which it is scored against every key."""
-NEVER = 3e38
-
-
-class Rounded(NamedTuple):
-    """Rows as they are multiplied, the largest of their norms, and the norms of what rounding lost."""
-
-    rows: torch.Tensor
-    norms: Float64
-    lost: Float64
+TILE_KEYS = 1 << 14
+TILE_SCORES = 1 << 22
+"""Scores held at a time, 8 MiB of bfloat16."""
+MOST_QUERIES = 1024
+"""Queries whose candidates are scored together."""
+FEW_KEYS = 256
+"""Up to here every key is scored in double precision: that costs less than a scan."""
+GROUP = 256
+"""Tiles hold a multiple of so many keys."""
+SLACK = 1 + 1e-6
+"""By which norms are enlarged, far more than their double-precision sums are off."""
+FLUSHED = 2.0**-120
+"""What a value of a scaled vector may lose by underflow or by being read as zero, with room to spare."""
 
 
 class TorchScan:
     """Certified search by torch.
 
+    While it searches, it sets torch's threads and keeps torch from rounding float32 operands or partial sums; these are
+    settings of the whole process, and are put back.
+
     Args:
         keys: (N, D) and their norms.
         threads: torch's threads while it scans.
-        dtype: of the products; bfloat16 where this processor multiplies it faster, else float32, when not given.
+        device: where the keys are held and multiplied: `cpu`, `cuda`, `cuda:1` …
+        dtype: of the products; bfloat16 on a GPU and where this processor multiplies it faster, else float32.
     """
 
-    def __init__(self, keys: Keys, threads: int, dtype: torch.dtype | None = None) -> None:
-        self.threads, self._keys = threads, keys
-        self._dtype = dtype or (torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32)
-        self._unit = _power_of_two(np.abs(keys.rows).max(keepdims=True))[0, 0]
-        self._centre = keys.rows.mean(0, dtype=np.float64) / self._unit
-        blocks = (keys.rows[i : i + KEY_BLOCK].astype(np.float64) for i in range(0, len(keys.rows), KEY_BLOCK))
-        parts = [_rounded(block / self._unit - self._centre, self._dtype) for block in blocks]
-        padding = torch.zeros((-len(keys.rows) % GROUP, keys.rows.shape[1]), dtype=self._dtype)
-        self._rounded = Rounded(
-            torch.cat([*(part.rows for part in parts), padding]),
-            np.concatenate([part.norms for part in parts]),
-            np.concatenate([part.lost for part in parts]),
-        )
+    def __init__(self, keys: Keys, threads: int, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
+        self.threads, self._keys, self._device = threads, keys, torch.device(device)
+        self._dtype = dtype or (torch.bfloat16 if device != "cpu" or has_fast_bf16() else torch.float32)
+        self._unit = float(_powers(np.array([max(float(np.abs(b).max()) for _, b in blocks(keys.rows))]))[0])
+        total = sum(b.sum(0, dtype=np.float64) for _, b in blocks(keys.rows))
+        self._centre: Float64 = np.asarray(total) / (len(keys.rows) * self._unit)
+        self._bank = self._pack()
+        self._buffers: list[
+            torch.Tensor
+        ] = []  # one for each search at a time, kept: fresh memory costs as much as a scan
         self._reach = keys.largest_norm / self._unit + 2 * float(np.linalg.norm(self._centre))
+
+    def _pack(self) -> Bank:
+        count, width = self._keys.rows.shape
+        tiles = -(-count // TILE_KEYS)
+        held = -(-count // (tiles * GROUP)) * GROUP
+        packed = torch.zeros((tiles, held, width), dtype=torch.bfloat16, device=self._device)
+        largest, lost = 0.0, 0.0
+        for start, block in blocks(self._keys.rows):
+            exact = torch.from_numpy(block.astype(np.float64) / self._unit - self._centre)
+            rounded = exact.to(torch.bfloat16)
+            row = torch.arange(start, start + len(block), device=self._device)
+            packed[row % tiles, row // tiles] = rounded.to(self._device)
+            wide = rounded.double()
+            largest = max(largest, float(wide.norm(dim=1).max()))
+            lost = max(lost, float((exact - wide).norm(dim=1).max()))
+        return Bank(packed, SLACK * largest, SLACK * lost + width * FLUSHED)
 
     def top(self, queries: Float32, k: int) -> Found:
         """The exact k best keys of each query."""
-        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        torch.set_num_threads(self.threads)
-        torch.set_float32_matmul_precision("highest")  # lower settings round the operands, which the bound knows not of
-        try:
-            parts = [self._block(queries[i : i + QUERY_BLOCK], k) for i in range(0, len(queries), QUERY_BLOCK)]
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_float32_matmul_precision(precision)
+        if len(self._keys.rows) <= max(FEW_KEYS, 2 * k):
+            every = score_every_key(queries, self._keys, k)
+            counts = every.counts._replace(queries=len(queries), candidates=every.counts.rescored, fallbacks=0)
+            return every._replace(counts=counts)
+        with _settings(self.threads):
+            parts = [self._block(queries[i : i + MOST_QUERIES], k) for i in range(0, len(queries), MOST_QUERIES)]
         counts = SearchCounts(queries=len(queries))
         for part in parts:
             counts = counts.plus(part.counts)
         return Found(np.concatenate([p.scores for p in parts]), np.concatenate([p.rows for p in parts]), counts)
 
     def _block(self, queries: Float32, k: int) -> Found:
-        scan = _Scan(self, queries, k)
-        for start in range(0, len(self._rounded.rows), KEY_BLOCK):
-            scan.look_at(start, self._rounded.rows[start : start + KEY_BLOCK])
-        sure, pairs = scan.candidates()
+        held = self._bank.rows.shape[1]
+        step = min(MOST_QUERIES, TILE_SCORES // held)
+        asked = self._rounded(queries)
+        rooms = torch.from_numpy(asked.room).to(self._device)
+        buffer = self._buffers.pop() if self._buffers else rooms.new_empty(step * held, dtype=self._dtype)
+        parts = [
+            scan(self._bank, asked.rows[i : i + step], rooms[i : i + step], k, buffer)
+            for i in range(0, len(queries), step)
+        ]
+        self._buffers.append(buffer)
+        is_sure = np.concatenate([part.is_sure for part in parts]) & asked.is_bounded
+        pair_queries = np.concatenate([part.queries + i * step for i, part in enumerate(parts)])
+        pair_keys = np.concatenate([part.rows for part in parts])
+        if is_sure.all():
+            return best_pairs(queries, self._keys, (pair_queries, pair_keys), k)
+        keep = is_sure[pair_queries]
+        pairs = (np.cumsum(is_sure) - 1)[pair_queries[keep]], pair_keys[keep]
+        found = best_pairs(queries[is_sure], self._keys, pairs, k)
+        every = score_every_key(queries[~is_sure], self._keys, k)
         scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        rest = np.setdiff1d(np.arange(len(queries)), sure)
-        part = best_pairs(queries[sure], self._keys, pairs, k)
-        every = score_every_key(queries[rest], self._keys, k)
-        scores[sure], rows[sure] = part.scores, part.rows
-        scores[rest], rows[rest] = every.scores, every.rows
-        return Found(scores, rows, part.counts.plus(every.counts))
+        scores[is_sure], rows[is_sure] = found.scores, found.rows
+        scores[~is_sure], rows[~is_sure] = every.scores, every.rows
+        return Found(scores, rows, found.counts.plus(every.counts))
 
-
-class _Scan:
-    """One block of queries on its way over the keys."""
-
-    def __init__(self, owner: TorchScan, queries: Float32, k: int) -> None:
-        self.k, self.count = k, len(owner._keys.rows)
-        units = _power_of_two(np.abs(queries).max(1, keepdims=True))
-        keys, query_norms = owner._rounded, norms(queries)
-        query = _rounded(queries / units, owner._dtype)
-        self.columns = query.rows.T
-        width, u = queries.shape[1], 2.0**-24
-        largest, lost = float(keys.norms.max()), float(keys.lost.max())
-        centred = largest + lost
-        bounds = query.lost * centred + query.norms * lost + 2 * (width + 4) * u * query.norms * largest
+    def _rounded(self, queries: Float32) -> _Asked:
+        bank, width, u = self._bank, queries.shape[1], 2.0**-24
+        query_norms = norms(queries)
+        units = _powers(np.abs(queries).max(1))
+        half = np.ldexp(np.float32(1), -(np.frexp(units)[1] - 1) // 2)  # a whole unit's inverse may overflow
+        exact = torch.from_numpy(queries * half[:, None] * (1 / units / half).astype(np.float32)[:, None])
+        rounded = exact.to(self._dtype)
+        size = SLACK * query_norms / units
+        lost = torch.linalg.vector_norm(exact - rounded, dim=1, dtype=torch.float64).numpy()
+        lost = SLACK * lost + width * FLUSHED
+        bounds = lost * (bank.largest + bank.lost) + (size + lost) * bank.lost
+        bounds += 4 * (width + 4) * u * (size + lost) * bank.largest  # as the tensor cores of GPUs need
         # the small part of the whole reach: this arithmetic, and the double-precision centring before it
-        reach = query_norms / units[:, 0] * owner._reach
-        self.bounds = bounds * 1.000001 + 2.0**-40 * reach + (width + 4) * LOST_BELOW
-        margin = margins(query_norms, owner._keys.largest_norm) / (units[:, 0] * owner._unit)
-        self.room = 2 * self.bounds + margin
-        self.stored = 2.0**-8 if owner._dtype == torch.bfloat16 else 0.0
-        self.best = torch.full((k, len(queries)), -torch.inf)
-        self.line = np.full(len(queries), -np.inf)
-        self.over = query_norms * owner._keys.largest_norm >= LARGEST_SCORE
-        self.found: list[tuple[Int64, Int64, Float32]] = []
-        self.noted = np.zeros(len(queries), np.int64)
-
-    def look_at(self, start: int, rows: torch.Tensor) -> None:
-        """Notes the pairs of a block of keys that may be among the best, and raises the lines."""
-        scores = (rows @ self.columns).float()
-        if start + len(rows) > self.count:
-            scores[self.count - start :] = -torch.inf
-        grouped = scores.view(-1, GROUP, scores.shape[1])
-        largest = grouped.amax(1)
-        self.best = torch.cat([self.best, largest]).topk(self.k, dim=0).values
-        self._raise_lines()
-        lines = torch.from_numpy(self.line.astype(np.float32))
-        group, query = torch.nonzero(largest >= lines, as_tuple=True)
-        inside = grouped[group, :, query]
-        pair, place = torch.nonzero((inside >= lines[query, None]) & (inside > -torch.inf), as_tuple=True)
-        keys = start + group[pair] * GROUP + place
-        self.found.append((query[pair].numpy(), keys.numpy(), inside[pair, place].numpy()))
-        self.noted += np.bincount(self.found[-1][0], minlength=len(self.noted))
-        self.over |= self.noted > MOST_CANDIDATES + 4 * self.k
-
-    def _raise_lines(self) -> None:
-        """Scores below a query's line cannot be among its best; rounded down, to be compared in float32."""
-        with np.errstate(invalid="ignore"):
-            kth = self.best[-1].double().numpy()
-            line = kth - self.stored * np.abs(kth) - self.room
-            line -= (1.01 * self.stored + 2.0**-22) * np.abs(line)
-        self.line = np.where(self.over, NEVER, np.where(np.isfinite(line), line, -np.inf))
-
-    def candidates(self) -> tuple[Int64, tuple[Int64, Int64]]:
-        """Queries whose candidates hold their top k, and those pairs, the queries counted among them."""
-        self._raise_lines()
-        query, key, score = (np.concatenate(part) for part in zip(*self.found, strict=True))
-        keep = (score >= self.line.astype(np.float32)[query]) & ~self.over[query]
-        query, key = query[keep], key[keep]
-        sure = np.flatnonzero(~self.over)
-        order = np.argsort(query, kind="stable")
-        return sure, (np.searchsorted(sure, query[order]), key[order])
+        bounds = bounds * 1.000001 + 2.0**-40 * size * self._reach + width * FLUSHED
+        margin = margins(query_norms, self._keys.largest_norm) / (units * self._unit)
+        is_bounded = query_norms * self._keys.largest_norm < LARGEST_SCORE
+        return _Asked(rounded.to(self._device), 2 * bounds + margin, is_bounded)
 
 
-def _rounded(rows: Float64, dtype: torch.dtype) -> Rounded:
-    exact = torch.from_numpy(rows)
-    rounded = exact.to(dtype)
-    tiny = rounded.abs() < 2.0**-126  # products may read subnormals as zero
-    rounded[tiny] = 0
-    lost = exact - rounded.double()
-    slack = 1 + 1e-6
-    return Rounded(rounded, rounded.double().norm(dim=1).numpy() * slack, lost.norm(dim=1).numpy() * slack)
+class _Asked(NamedTuple):
+    """Rounded queries (Q, D), how far below the k-th best score candidates reach (Q,), and whether that holds (Q,)."""
+
+    rows: torch.Tensor
+    room: Float64
+    is_bounded: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
-def _power_of_two(largest: Float32) -> Float64:
+def has_fast_bf16() -> bool:
+    """Whether this processor has instructions that multiply bfloat16 faster than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextmanager
+def _settings(threads: int) -> Iterator[None]:
+    cuda = torch.backends.cuda.matmul
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    reduced = cuda.allow_bf16_reduced_precision_reduction
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")  # lower settings round the operands, which the bound knows not of
+    cuda.allow_bf16_reduced_precision_reduction = False  # else parts of a sum may be added in bfloat16
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
+        cuda.allow_bf16_reduced_precision_reduction = reduced
+
+
+def _powers(largest: Float64 | Float32) -> Float64:
     """Powers of two that bring positive values into [0.5, 1); 1 for zeros. Dividing by them is exact."""
     return np.ldexp(1.0, np.frexp(largest.astype(np.float64))[1])

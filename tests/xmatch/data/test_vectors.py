@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from xmatch.data.vectors import make_vectors, matrix, read_vectors, write_vectors
+from xmatch.data.vectors import BFLOAT16, make_vectors, matrix, read_vectors, vector_schema, write_vectors
 from xmatch.errors import InputError
 
 
@@ -82,4 +82,28 @@ def test_a_broken_file_is_named(tmp_path: Path, damage: str) -> None:
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="jobs/embed.py"):
+        read_vectors(str(tmp_path))
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_bfloat16_travels_as_its_bits(tmp_path: Path, count: int) -> None:
+    rows = np.arange(count * 3).reshape(count, 3).astype(BFLOAT16)
+    write_vectors(str(tmp_path / "a.arrow"), make_vectors([f"set/{i}" for i in range(count)], rows))
+    table = read_vectors(str(tmp_path / "a.arrow"))
+    assert table.schema.field("vector").type == pa.list_(pa.uint16(), 3)
+    assert matrix(table).dtype == BFLOAT16
+    np.testing.assert_array_equal(matrix(table).view(np.uint16), rows.view(np.uint16))
+    assert vector_schema(3, BFLOAT16).equals(table.schema, check_metadata=True)
+
+
+def test_number_formats_of_a_bank_must_agree(tmp_path: Path) -> None:
+    write_vectors(str(tmp_path / "a.arrow"), some(1, dtype=BFLOAT16))
+    bare = make_vectors(["b"], np.ones((1, 3), BFLOAT16)).cast(
+        pa.schema([f.with_metadata(None) for f in vector_schema(3, BFLOAT16)])
+    )
+    write_vectors(str(tmp_path / "b.arrow"), bare)
+    with pytest.raises(InputError, match=r"b.arrow.*uint16 with the field metadata dtype=bfloat16"):
+        read_vectors(str(tmp_path))
+    write_vectors(str(tmp_path / "b.arrow"), some(1, dtype=np.float16, first=5))
+    with pytest.raises(InputError, match=r"b.arrow.*float16.*a.arrow.*bfloat16"):
         read_vectors(str(tmp_path))

@@ -15,7 +15,7 @@ from xmatch.search.native_backend import NativeScan
 from xmatch.search.scores import norms
 
 native = pytest.importorskip("_vokenray_search")
-WAYS = [(kind, name) for kind in ("int8", "bf16") for name in native_backend.instruction_sets(kind)]
+WAYS = [(kind, name) for kind in ("int8", "bf16", "split") for name in native_backend.instruction_sets(kind)]
 
 
 def search(
@@ -50,6 +50,17 @@ def test_candidates_beyond_all_room_fall_back(kind: str, instructions: str) -> N
     assert counts[3] == 1
 
 
+@pytest.mark.parametrize(("kind", "instructions"), WAYS)
+def test_the_bound_covers_sums_that_lose_all_small_terms(kind: str, instructions: str) -> None:
+    """Two keys of equal score: where large terms come first, each small one is less than half a step of the sum."""
+    large, small = np.ones(2048, np.float32), np.full(2048, 127 / 128 * 2.0**-13, np.float32)
+    key, other = np.concatenate([large, small]), np.concatenate([small, large])
+    keys = np.stack([key, -key, other, -other])  # their mean is zero, and rounding loses nothing
+    scores, ids, _ = search(keys, np.ones((1, 4096), np.float32), 1, kind, instructions)
+    assert ids.tolist() == [[0]]
+    assert scores[0, 0] == np.float32(2048 + 2048 * float(small[0]))
+
+
 def test_several_threads_of_python_share_a_bank() -> None:
     rng = np.random.default_rng(6)
     keys, queries = unit(rng, 500, 33), unit(rng, 100, 33)
@@ -65,21 +76,34 @@ def test_several_threads_of_python_share_a_bank() -> None:
     assert all(np.array_equal(expected, rows) for rows in found)
 
 
-def test_int8_gives_way_to_bf16_where_its_candidates_cost_more(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({"int8": 1.0, "sample": 2.0}, "int8"),  # products in bf16 alone would take longer
+        ({"int8": 1.0, "sample": 0.5, "bf16": 1.5}, "int8"),
+        ({"int8": 1.0, "sample": 0.5, "bf16": 0.6}, "bf16"),
+        ({"int8": 1.0, "sample": 0.1, "bf16": 0.9, "split": 0.4}, "split"),
+        ({"int8": 1.0, "sample": 0.2, "bf16": 0.9, "split": 0.95}, "bf16"),
+    ],
+)
+def test_the_first_batch_of_some_size_decides_the_kind(
+    seconds: dict[str, float], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(7)
-    keys = unit(rng, 300, 16)
+    keys, queries = unit(rng, 300, 16), unit(rng, 50, 16)
+    tried = []
+
+    def timed(self: NativeScan, bank: object, rows: np.ndarray, queries: np.ndarray, k: int, kind: str) -> float:
+        tried.append("sample" if k == 1 else kind)
+        return seconds[tried[-1]]
+
+    monkeypatch.setattr(NativeScan, "_seconds", timed)
     scan = NativeScan(Keys(keys, norms(keys)), 1)
-    scan.top(unit(rng, 5, 16), 2)
-    assert scan.kind is None  # too few queries to tell
-    monkeypatch.setattr(native_backend, "RATES", {name: (1e-6, 1.0) for name in native_backend.RATES})
-    scan.top(unit(rng, 50, 16), 2)
-    assert scan.kind == "bf16"
-    monkeypatch.setattr(native_backend, "RESCORE_NS", 0.0)
-    monkeypatch.setattr(native_backend, "CANDIDATE_NS", 0.0)
-    other = NativeScan(Keys(keys, norms(keys)), 1)
-    monkeypatch.setattr(native_backend, "RATES", {name: (2.0, 1.0) for name in native_backend.RATES})
-    other.top(unit(rng, 50, 16), 2)
-    assert other.kind == "int8"
+    scan.top(queries[:5], 2)
+    assert scan.kind is None and not tried  # too few queries to tell
+    found = scan.top(queries, 2)
+    assert scan.kind == expected and set(tried) == set(seconds)
+    np.testing.assert_array_equal(found.rows, oracle(queries, keys, 2)[1])
 
 
 def test_wide_vectors_are_scanned_as_bf16() -> None:
@@ -102,7 +126,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for empty in (np.zeros((0, 3), np.float32), np.zeros((3, 0), np.float32)):
         with pytest.raises(ValueError, match="at least one"):
             native.pack(empty, "int8")
-    with pytest.raises(ValueError, match="int8 or bf16"):
+    with pytest.raises(ValueError, match="int8, bf16 or split"):
         native.pack(keys, "int4")
     good = [bank, keys, queries, 1, "portable", scores, ids]
     for place, value in (

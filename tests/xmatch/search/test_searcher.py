@@ -49,7 +49,7 @@ def test_torch_certifies_either_precision(kind: str, dtype: torch.dtype) -> None
     rng = np.random.default_rng(10)
     for count, width, k in ((700, 33, 10), (65, 8, 1)):
         keys, queries = make_keys(kind, rng, count, width), unit(rng, 30, width)
-        found = TorchScan(Keys(keys, norms(keys)), 1, dtype).top(queries, k)
+        found = TorchScan(Keys(keys, norms(keys)), 1, dtype=dtype).top(queries, k)
         scores, ids = oracle(queries, keys, k)
         np.testing.assert_array_equal(found.rows, ids)
         np.testing.assert_array_equal(found.scores, scores)
@@ -70,7 +70,7 @@ def test_fallbacks_are_counted() -> None:
     assert searcher.fallbacks == 4
     assert searcher.counts.queries == 4
     for backend in BACKENDS:
-        huge = build_searcher(np.full((3, 2), 1e38, np.float32), backend)
+        huge = build_searcher(np.full((300, 2), 1e38, np.float32), backend)
         assert huge.search(np.full((2, 2), 1e38, np.float32), 2).ids.tolist() == [[0, 1], [0, 1]]
         assert huge.counts.fallbacks == 2
 
@@ -173,7 +173,7 @@ def test_bad_rows_are_named() -> None:
         searcher.search(np.ones((1, 5), np.float32), 1)
     with pytest.raises(ValueError, match="at least 1"):
         searcher.search(np.ones((1, 4), np.float32), 0)
-    with pytest.raises(ValueError, match="float32 or float16"):
+    with pytest.raises(ValueError, match="float32, float16 or bfloat16"):
         searcher.search(np.ones((1, 4)), 1)
 
 
@@ -187,18 +187,44 @@ def test_bad_groups_are_refused() -> None:
 
 
 def test_an_unknown_backend_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="auto, native, faiss, torch"):
+    with pytest.raises(ValueError, match="auto, native, faiss, torch, triton"):
         build_searcher(np.ones((1, 2), np.float32), "annoy")
 
 
 def test_auto_takes_native_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert searcher.fastest_backend(100, 8) == ("native" if native_backend.is_fast() else "faiss")
+    is_there = native_backend.is_fast()
+    monkeypatch.setattr(searcher, "has_fast_bf16", lambda: False)
+    assert searcher.fastest_backend(100, 8) == ("native" if is_there else "faiss")
     monkeypatch.setattr(native_backend, "instruction_sets", lambda kind: ())
     assert build_searcher(np.ones((1, 2), np.float32)).backend == "faiss"
     with pytest.raises(InputError, match="_vokenray_search"):
         build_searcher(np.ones((1, 2), np.float32), "native")
-    monkeypatch.setattr(searcher.torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert [searcher.fastest_backend(100_000, width) for width in (64, 512)] == ["faiss", "torch"]
+    assert searcher.fastest_backend(10**6, 512, item_bytes=2) == "torch"  # faiss would hold 2 GB of float32
+    assert searcher.fastest_backend(10**6, 512, item_bytes=4) == "faiss"
+    assert searcher.fastest_backend(1000, 512, item_bytes=2) == "faiss"
+    monkeypatch.setattr(searcher, "has_fast_bf16", lambda: True)
+    assert searcher.fastest_backend(100, 8) == "torch"
+
+
+def test_auto_on_a_gpu_takes_triton_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_gpu, keys, name in ((True, 100, "triton"), (True, 1 << 30, "torch"), (False, 100, "torch")):
+        monkeypatch.setattr(searcher, "has_gpu", lambda has_gpu=has_gpu: has_gpu)
+        assert searcher.fastest_backend(keys, 8, device="cuda") == name
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = np.ones((2, 3), np.float32)
+    monkeypatch.setattr(searcher.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(searcher.torch.cuda, "device_count", lambda: 0)
+    assert build_searcher(keys, "torch", device="auto").search(keys, 1).ids.tolist() == [[0], [0]]
+    with pytest.raises(InputError, match="torch finds 0 CUDA GPUs"):
+        build_searcher(keys, "torch", device="cuda:1")
+    for device in ("tpu", "cpu:0", "cuda:x"):
+        with pytest.raises(ValueError, match="unknown device"):
+            build_searcher(keys, device=device)
+    monkeypatch.setattr(searcher.torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="'native' runs on cpu"):
+        build_searcher(keys, "native", device="cuda")
 
 
 def test_counts_add_up() -> None:
