@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from raydeploy.connect import RayConfig
 from raydeploy.environment import joins_a_cluster
@@ -27,15 +28,19 @@ from raydeploy.streams import run_shards
 from vokenize.page import Line, PageConfig, build_page, page_lines
 from vokenize.tokens import plan_token_shards, read_token_shard
 from vokenize.voken_files import read_voken_shard
-from vokenize.vokenizer import VokenizeConfig, VokenizeShard
+from vokenize.vokenizer import VokenizeConfig, VokenizeShard, open_bank
 from xmatch.data import files
+from xmatch.data.key_banks import open_key_bank
 from xmatch.data.steps import Shard
-from xmatch.data.vectors import read_vectors
 from xmatch.errors import InputError
 from xmatch.models.checkpoints import model_hash, weight_counts
 from xmatch.pages.render import render
-from xmatch.search.open_bank import OpenBank, bank_shape
-from xmatch.search.planner import SAMPLE_KEYS, BankShape, Layout, search_flop
+from xmatch.search.open_bank import bank_shape
+from xmatch.search.planner import BankShape, Layout, search_flop
+from xmatch.search.recall import recall_at_k
+
+RECALL_LINES = 64
+"""Lines whose tokens tell the recall of an approximate search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ def plan(config: VokenizeCorpusConfig) -> Plan:
             f"{shape.keys:,} images x {shape.width}, {byte_size(shape.stored_bytes)}",
         ),
         ("vokens", f"level {config.vokenize.level}, top {config.vokenize.top_k}"),
-        ("search", f"exact, backend {layout.backend}, {layout}"),
+        ("search", f"{'approximate' if is_approximate(config) else 'exact'}, backend {layout.backend}, {layout}"),
         ("memory for keys", f"{byte_size(layout.bytes_per_actor)} in each that holds them, at most"),
         *([("work", work_text(tokens, shape, weights.text))] if tokens else []),
         ("workers", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU, {config.ray.gpus_per_actor:g} GPU"),
@@ -100,8 +105,7 @@ def plan(config: VokenizeCorpusConfig) -> Plan:
 
 def measure(config: VokenizeCorpusConfig, shards: Sequence[Shard], shape: BankShape, layout: Layout) -> Sample | None:
     """Vokenize a sample here; of a large bank only evenly spaced keys are searched, and the time scaled up."""
-    every = -(-shape.keys // SAMPLE_KEYS)
-    small = OpenBank(config.keys, config.vokenize.backend).every(every, config.vokenize.threads)
+    small = open_bank(config.keys, config.vokenize).sample(config.vokenize.threads)
     step = VokenizeShard(config.model, config.keys, config.vokenize, small)
     sample = measure_step(step, read_token_shard, shards, lambda counts: counts["tokens"], config.ray.calibration_s)
     return sample and with_larger_stage(sample, "search", shape.keys / max(1, small.key_count) / layout.shards)
@@ -130,28 +134,58 @@ def body(config: VokenizeCorpusConfig, run: Run) -> Report:
     shards, shape = plan_token_shards(config.tokens), bank_shape(config.keys)
     layout = config.search.layout(shape, config.vokenize.backend, config.ray.actors)
     identity = {
-        "vokenize": {k: v for k, v in asdict(config.vokenize).items() if k != "backend"},  # all give the same answer
+        "vokenize": {k: v for k, v in asdict(config.vokenize).items() if k not in ("backend", "approximate")},
+        "search": [config.vokenize.backend, asdict(config.vokenize.approximate)] if is_approximate(config) else "exact",
         "model": model_hash(config.model),
-        "keys": bank_hash(config.keys),
+        "keys": open_key_bank(config.keys).hash,
         "tokens": bank_hash(config.tokens),
     }
     ledger = Ledger(config.output, identity)
     lines, fact = sum(shard.stop - shard.start for shard in shards), Fact()
+    if is_approximate(config) and not layout.has_search_actors:  # built once, for all workers
+        open_bank(config.keys, config.vokenize)(0, shape.keys, config.vokenize.threads)
     with search_of(config, shape, layout) as search, run.progress(lines, "lines") as progress:
         step = VokenizeShard(config.model, config.keys, config.vokenize, search)
         for report in run_shards(shards, read_token_shard, step, ledger, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
             fact.add(report, report.counts["tokens"])
         health = search.health() if search else []
-    manifest = ledger.finish([shard.id for shard in shards], max_quarantined=config.ray.faults.max_quarantined)
+    figures = {"search": recall_of(config, shards)} if is_approximate(config) else {}
+    manifest = ledger.finish(
+        [shard.id for shard in shards], max_quarantined=config.ray.faults.max_quarantined, values=figures
+    )
     rows = [("voken shards", files.join(config.output, "shards")), *progress.rates()]
     rows += [(name, f"{count:,}") for name, count in manifest["counts"].items()]
-    rows += [("search", search_text(fact)), *health_rows(health)]
+    rows += [("search", recall_text(figures["search"]) if figures else search_text(fact)), *health_rows(health)]
     if config.page.write:
         rows.append(("page", write_page(config, [*progress.rates()[1:], ("lines", f"{lines:,}")])))
     search_values = {**layout._asdict(), **fact.notes, **fact.tallies}
     values = {"counts": manifest["counts"], "seconds": dict(fact.stages), "search": search_values}
     return Report(rows, values, fact=fact)
+
+
+def is_approximate(config: VokenizeCorpusConfig) -> bool:
+    """Whether some of the best images may be missed."""
+    return open_bank(config.keys, config.vokenize).is_approximate
+
+
+def recall_of(config: VokenizeCorpusConfig, shards: Sequence[Shard]) -> dict[str, Any]:
+    """Recall of the approximate search against the exact one, on lines from the middle of the corpus."""
+    bank, threads = open_bank(config.keys, config.vokenize), config.vokenize.threads
+    rows = read_token_shard(shards[len(shards) // 2]).slice(0, RECALL_LINES)
+    approximate = bank(0, bank_shape(config.keys).keys, threads)
+    queries = VokenizeShard(config.model, config.keys, config.vokenize, approximate).queries(rows)
+    found = recall_at_k(approximate, bank.exact(threads), queries, config.vokenize.top_k)
+    return {"backend": config.vokenize.backend, "recall_at_k": found._asdict()}
+
+
+def recall_text(values: Mapping[str, Any]) -> str:
+    """What an approximate search found of the exact answer."""
+    found = values["recall_at_k"]
+    return (
+        f"approximate, {values['backend']}: recall@{found['k']} {found['recall']:.4f} ({found['low']:.4f} to "
+        f"{found['high']:.4f}) on {found['queries']:,} queries"
+    )
 
 
 def search_text(fact: Fact) -> str:
@@ -172,11 +206,11 @@ def search_of(config: VokenizeCorpusConfig, shape: BankShape, layout: Layout) ->
     if not layout.has_search_actors:
         yield None
         return
-    opener = OpenBank(config.keys, layout.backend)
-    threads = config.vokenize.threads
+    gpus, threads = config.search.gpus_per_actor, config.vokenize.threads
+    opener = replace(open_bank(config.keys, config.vokenize), device="cuda" if gpus else "cpu")
     memory = layout.bytes_per_actor + PROCESS_BYTES if joins_a_cluster() else 0
     with search_actors(
-        opener, layout, key_count=shape.keys, width=shape.width, threads=threads, memory_bytes=memory
+        opener, layout, key_count=shape.keys, width=shape.width, threads=threads, memory_bytes=memory, gpus=gpus
     ) as searcher:
         yield searcher
 
@@ -189,12 +223,13 @@ def write_page(config: VokenizeCorpusConfig, figures: Sequence[tuple[str, str]])
             break
         vokens = read_voken_shard(files.join(config.output, "shards", f"{shard.id}.parquet"))
         shown += page_lines(read_token_shard(shard), vokens, config.vokenize.top_k)
-    bank = read_vectors(config.keys)
-    uris, names = bank.column("uri").to_pylist(), bank.column("id").to_pylist()
+    bank = open_key_bank(config.keys)
+    names = bank.ids.to_pylist()
+    uris = [uri or "" for uri in bank.uris.to_pylist()] if bank.uris is not None else [""] * len(names)
     credits = {}
     if config.page.credits:
         credits = {row["file_name"]: (row["credit"], row["link"]) for row in files.read_json(config.page.credits)}
-    figures = [*figures, ("images in the key bank", f"{len(bank):,}")]
+    figures = [*figures, ("images in the key bank", f"{len(names):,}")]
     page = build_page(shown[: config.page.max_lines], uris, names, figures, config.page, credits)
     path = files.join(config.output, "page.html")
     files.write_bytes(path, render(page).encode())

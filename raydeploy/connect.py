@@ -60,7 +60,7 @@ def connect(config: RayConfig, extra_cpus: float = 0) -> Iterator[None]:
     submitted to one, or RAY_ADDRESS names one; otherwise Ray starts in this process, behind a
     token that only this process has, and is shut down.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised; we say it
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield

@@ -61,13 +61,16 @@ class SearchActorsConfig:
     """Actors for each part; more than one makes actors of their own even for a whole bank."""
     memory_gb: float | None = None
     """Memory that one worker or actor may use, in GB; null: this machine's, shared by the workers."""
+    gpus_per_actor: float = 0
+    """GPUs, or a share of one, of each search actor; more than 0 makes actors of their own that search on the GPU."""
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be meant."""
-        if (self.shards is not None and self.shards < 1) or self.replicas < 1 or (self.memory_gb or 1) <= 0:
+        counts_fit = self.replicas >= 1 and (self.shards is None or self.shards >= 1)
+        if not counts_fit or (self.memory_gb is not None and self.memory_gb <= 0) or self.gpus_per_actor < 0:
             raise InputError(
-                f"search needs shards >= 1, replicas >= 1 and memory_gb > 0; got {self.shards}, {self.replicas}, "
-                f"{self.memory_gb}."
+                f"search needs shards >= 1, replicas >= 1, memory_gb > 0 and gpus_per_actor >= 0; got {self.shards}, "
+                f"{self.replicas}, {self.memory_gb}, {self.gpus_per_actor}."
             )
 
     def layout(self, shape: BankShape, backend: str, workers: int) -> Layout:
@@ -77,7 +80,8 @@ class SearchActorsConfig:
             InputError: there are more shards than keys.
         """
         memory = self.memory_gb * 1e9 if self.memory_gb else machine_memory() / workers
-        return plan_layout(shape, backend, memory, shards=self.shards, replicas=self.replicas)
+        found = plan_layout(shape, backend, memory, shards=self.shards, replicas=self.replicas)
+        return found._replace(in_workers=found.in_workers and not self.gpus_per_actor)
 
 
 def machine_memory() -> float:
@@ -276,12 +280,14 @@ def search_actors(
         width: D.
         threads: search threads, and CPUs, of each actor.
         memory_bytes: that each actor asks the cluster for; 0: none in particular.
+        gpus: of each actor, or the share of one.
 
     Raises:
         InputError: they do not start, or a shard cannot be opened.
     """
     kind = ray.remote(SearchShard).options(
         num_cpus=cpus_of(threads),
+        num_gpus=gpus or None,
         memory=memory_bytes or None,
         max_restarts=RESTARTS,
         max_task_retries=RESTARTS,

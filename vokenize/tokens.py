@@ -60,6 +60,12 @@ class TokenizeLines:
         empty = table.column("token_ids").null_count
         return StepOutput(table, {"lines": len(table), "tokens": tokens, "empty_lines": empty}, no_quarantine())
 
+    def leave_out(self, rows: pa.Table, positions: list[int]) -> pa.Table:
+        """The rows with some texts empty: every line of the corpus keeps its row."""
+        texts = ["" if at in set(positions) else text for at, text in enumerate(rows["text"].to_pylist())]
+        place = rows.column_names.index("text")
+        return rows.set_column(place, rows.schema.field(place), pa.array(texts, rows.schema.field(place).type))
+
 
 def tokenize(tokenizer: Any, line_ids: list[int], texts: list[str]) -> pa.Table:
     """Lines to a table of TOKEN_SCHEMA."""

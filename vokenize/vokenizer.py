@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from xmatch.data.steps import StepOutput, no_quarantine
 from xmatch.errors import InputError
 from xmatch.models.dual_encoder import DualEncoder
 from xmatch.search import Searcher
+from xmatch.search.approximate_config import ApproximateConfig
 from xmatch.search.contract import TopK
 from xmatch.search.open_bank import OpenBank, bank_shape
 
@@ -58,10 +59,13 @@ class VokenizeConfig:
     """Padded tokens in one forward pass; part of what makes the output repeat bit for bit."""
     threads: int = 1
     """torch and search threads of each actor; part of what makes the output repeat bit for bit."""
-    backend: Literal["auto", "native", "torch", "triton", "faiss"] = "auto"
-    """Search backend; all give the same answer."""
+    backend: Literal["auto", "native", "torch", "triton", "faiss", "ivf", "ivfpq", "hnsw", "cagra"] = "auto"
+    """Search backend. The first five give the same, exact answer. The others are approximate, for banks too large to be
+    scanned; their recall on a sample is in the manifest."""
+    approximate: ApproximateConfig = field(default_factory=ApproximateConfig)
+    """How an approximate index is built and asked."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the text tower runs."""
+    """Where the text tower runs, and the search beside it."""
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be meant."""
@@ -208,7 +212,7 @@ class VokenizeShard:
             if keys < self.config.top_k:
                 raise InputError(f"top_k is {self.config.top_k}, but {self.keys!r} has only {keys} images.")
             encoder = DualEncoderText(model, self.config.tokens_per_batch)
-            searcher = self.searcher or OpenBank(self.keys, self.config.backend)(0, keys, self.config.threads)
+            searcher = self.searcher or open_bank(self.keys, self.config)(0, keys, self.config.threads)
             self._ready = encoder, searcher, encoder.vocabulary
             self.seconds["load"] = time.perf_counter() - started
         return self._ready
@@ -229,6 +233,26 @@ class VokenizeShard:
             self.notes["backend"] = searcher.backend
             self.tallies = searcher.counts._asdict()
         return StepOutput(table, {"lines": len(lines), "tokens": tokens, "vokens": tokens}, no_quarantine())
+
+    def leave_out(self, rows: pa.Table, positions: Sequence[int]) -> pa.Table:
+        """The rows with some lines as if they had no tokens: every line of the corpus keeps its row."""
+        lines = [None if at in set(positions) else line for at, line in enumerate(rows["token_ids"].to_pylist())]
+        place = rows.column_names.index("token_ids")
+        return rows.set_column(place, rows.schema.field(place), pa.array(lines, rows.schema.field(place).type))
+
+    def queries(self, rows: pa.Table) -> Float32:
+        """What is searched for of a shard's rows, (Q, D): tokens, or sentences where only these are wanted."""
+        encoder, _, _ = self._load()
+        lines = [line for line in rows["token_ids"].to_pylist() if line]
+        sizes = [window_lengths(len(line), self.config.window, self.config.window_policy) for line in lines]
+        pieces = [tuple(p) for line, size in zip(lines, sizes, strict=True) for p in cut(line, size)]
+        tokens, sentences = encoder.encode(pieces, self.config.level)
+        return sentences if self.config.level == "sentence" else np.concatenate(tokens)
+
+
+def open_bank(keys: str, config: VokenizeConfig) -> OpenBank:
+    """How the key bank is searched."""
+    return OpenBank(keys, config.backend, config.device, config.approximate)
 
 
 def token_count(lines: Sequence[Sequence[int] | None]) -> int:

@@ -39,7 +39,9 @@ def test_a_shard_that_was_damaged_later_is_done_again(tmp_path) -> None:
         publish(str(tmp_path), name)
     (tmp_path / "shards" / "s1.parquet").write_bytes(b"tru")
     (tmp_path / "shards" / "s2.parquet").unlink()
-    with pytest.raises(InputError, match="2 finished shards.*the file of s1 has 3 bytes, expected 4 bytes.*run the same"):
+    with pytest.raises(
+        InputError, match="2 finished shards.*the file of s1 has 3 bytes, expected 4 bytes.*run the same"
+    ):
         ledger.finish(["s0", "s1", "s2"])
     assert ledger.done() == {"s0"}
     publish(str(tmp_path), "s1")

@@ -10,16 +10,16 @@ import pytest
 from toy_shards import OpenBroken, OpenDoomed, OpenToy, toy_bank, toy_queries
 
 from raydeploy import search_actors as actors_module
-from raydeploy.search_actors import health_rows, search_actors
+from raydeploy.search_actors import SearchActorsConfig, health_rows, search_actors
 from xmatch.errors import InputError
 from xmatch.search import build_searcher
-from xmatch.search.planner import Layout
+from xmatch.search.planner import BankShape, Layout
 
 pytestmark = pytest.mark.ray
 
 
 def layout(shards: int, replicas: int = 1) -> Layout:
-    return Layout("torch", shards, replicas, 0)
+    return Layout("torch", shards, replicas, 0, in_workers=False)
 
 
 def whole(queries: np.ndarray, k: int, keys: int = 700):
@@ -48,6 +48,15 @@ def test_shards_answer_what_the_whole_bank_answers(ray_here, shards: int, monkey
         health = searcher.health()
     assert [h.queries for h in health] == [210] * shards
     assert "210 queries" in health_rows(health)[0][1]
+
+
+def test_a_gpu_for_the_search_takes_it_out_of_the_workers() -> None:
+    shape = BankShape(100, 8, 4)
+    assert not SearchActorsConfig().layout(shape, "torch", 2).has_search_actors
+    assert SearchActorsConfig(gpus_per_actor=0.5).layout(shape, "torch", 2).has_search_actors
+    assert SearchActorsConfig(memory_gb=1e-6).layout(shape, "torch", 2).shards == 8
+    with pytest.raises(InputError, match="gpus_per_actor >= 0; got None, 1, None, -1"):
+        SearchActorsConfig(gpus_per_actor=-1)
 
 
 @pytest.mark.slow

@@ -215,7 +215,7 @@ def weight_counts(folder: str) -> WeightCounts:
     counts: Counter[str] = Counter()
     try:
         with safe_open(path, framework="pt") as store:
-            for name in store.keys():  # noqa: SIM118 - not a mapping
+            for name in store.keys():
                 numbers = math.prod(store.get_slice(name).get_shape())
                 counts["total"] += numbers
                 if "embeddings" not in name:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 import numpy as np
 import numpy.typing as npt
 
+from xmatch.data import files
 from xmatch.errors import InputError
 from xmatch.search.approximate_config import KINDS, ApproximateConfig, Kind, settle
 from xmatch.search.exact import SearchResult, best_of_each, check_rows
@@ -83,12 +84,12 @@ class ApproximateSearcher:
             "keys": list(self.keys.shape),
             "sample": _fingerprint(self.keys),
         }
+        part = files.temporary_name(path)
         try:
-            self._index.write(f"{path}.part")
-            with open(f"{path}.json.part", "w", encoding="utf-8") as file:
-                json.dump(facts, file, indent=1, sort_keys=True)
-            os.replace(f"{path}.part", path)
-            os.replace(f"{path}.json.part", f"{path}.json")
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            self._index.write(part)
+            os.replace(part, path)
+            files.write_json(f"{path}.json", facts)
         except (OSError, RuntimeError) as error:
             raise InputError(f"the approximate index {path!r} cannot be written: {error}") from error
 

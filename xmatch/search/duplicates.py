@@ -23,7 +23,7 @@ from xmatch.search.scores import Float32, Int64, Rows
 
 Hashes = npt.NDArray[np.uint64]
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 21
 """Rows that are hashed or compared at a time."""
 LEAST_SAVED = 0.05
 """Part of a bank's rows that must be copies before it is copied without them."""

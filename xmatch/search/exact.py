@@ -225,13 +225,16 @@ def merge_results(parts: Sequence[SearchResult], k: int) -> SearchResult:
     scores = np.concatenate([part.scores for part in parts], 1)
     ids = np.concatenate([part.ids for part in parts], 1)
     missing = np.isneginf(scores) & (ids == -1)
+    by_id = np.lexsort((-scores, ids), axis=1)  # of one id the best score comes first, and the others count as missing
+    sorted_ids, again = np.take_along_axis(ids, by_id, 1), np.zeros(ids.shape, bool)
+    again[:, 1:] = sorted_ids[:, 1:] == sorted_ids[:, :-1]
+    np.put_along_axis(missing, by_id, np.take_along_axis(missing, by_id, 1) | again, 1)
+    order = np.lexsort((ids, -scores, missing), axis=1)[:, :k]
+    gone = np.take_along_axis(missing, order, 1)
     best = SearchResult(np.full((len(ids), k), -np.inf, np.float32), np.full((len(ids), k), -1, np.int64))
-    order = np.lexsort((ids, -scores, missing), axis=1)
-    scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
-    present = ~np.take_along_axis(missing, order, 1)
-    for row in range(len(ids)):
-        known = ids[row, present[row]]
-        first = np.sort(np.unique(known, return_index=True)[1])[:k]
-        best.scores[row, : len(first)] = scores[row, first]
-        best.ids[row, : len(first)] = known[first]
+    found = (
+        np.where(gone, -np.inf, np.take_along_axis(scores, order, 1)),
+        np.where(gone, -1, np.take_along_axis(ids, order, 1)),
+    )
+    best.scores[:, : order.shape[1]], best.ids[:, : order.shape[1]] = found
     return best

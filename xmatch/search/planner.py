@@ -44,23 +44,25 @@ class Layout(NamedTuple):
             to its encoder, and only ids and scores travel.
         replicas: actors for each shard.
         bytes_per_actor: of keys, stored and packed, in each actor that holds some.
+        in_workers: whether every worker holds the bank; else search runs in actors of its own.
     """
 
     backend: str
     shards: int
     replicas: int
     bytes_per_actor: int
+    in_workers: bool
 
     @property
     def has_search_actors(self) -> bool:
         """Whether search runs in actors of its own."""
-        return self.shards > 1 or self.replicas > 1
+        return not self.in_workers
 
     def __str__(self) -> str:
         """As the plan prints it."""
         if self.has_search_actors:
             each = "an actor of its own" if self.replicas == 1 else f"{self.replicas} actors of its own"
-            return f"{self.shards} shards, each in {each}"
+            return f"{self.shards} shard{'s' if self.shards > 1 else ''}, each in {each}"
         return "the whole bank in every worker, next to its encoder"
 
 
@@ -105,12 +107,12 @@ def plan_layout(
             f"search needs 1 to {shape.keys:,} shards and at least 1 replica, got {shards} shards and {replicas} "
             "replicas."
         )
-    name = fastest_backend(shape.keys, shape.width) if backend == "auto" else backend
+    name = fastest_backend(shape.keys, shape.width, shape.item_bytes) if backend == "auto" else backend
     total = bank_bytes(shape, name)
     if shards is None:
         fit = max(1.0, MEMORY_SHARE * memory_per_actor)
         shards = min(max(1, shape.keys), int(-(-total // fit)) or 1)
-    return Layout(name, shards, replicas, -(-total // shards))
+    return Layout(name, shards, replicas, -(-total // shards), shards == replicas == 1)
 
 
 def shard_rows(keys: int, shards: int) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,11 @@ import numpy.typing as npt
 import torch
 
 from xmatch.errors import InputError
+from xmatch.search.duplicates import merged_scan
 from xmatch.search.exact import Found, Keys, SearchCounts, SearchResult, check_rows
 from xmatch.search.faiss_backend import FaissScan
 from xmatch.search.native_backend import NativeScan, is_fast
+from xmatch.search.packed import PackedFiles
 from xmatch.search.scores import Float32, Int64, Rows, decode, norms
 from xmatch.search.torch_backend import TorchScan, has_fast_bf16
 from xmatch.search.triton_backend import TritonScan, has_gpu
@@ -58,7 +61,14 @@ class Searcher:
     """
 
     def __init__(
-        self, keys: Rows, backend: str, threads: int, groups: Int64 | None, first_id: int, device: str = "cpu"
+        self,
+        keys: Rows,
+        backend: str,
+        threads: int,
+        groups: Int64 | None,
+        first_id: int,
+        device: str = "cpu",
+        packed: PackedFiles | None = None,
     ) -> None:
         self.keys, self.backend = keys, backend
         self.counts = SearchCounts()
@@ -68,13 +78,12 @@ class Searcher:
             self._ids = groups
             if (np.diff(groups) < 0).any():  # equal scores of two groups must go to the lower group
                 order = np.argsort(groups, kind="stable")
-                keys, self._ids = keys[order], groups[order]
+                keys, self._ids, packed = keys[order], groups[order], None
             self._largest_group = int(np.unique(groups, return_counts=True)[1].max()) if len(groups) else 1
         self._scan: Scan | None = None
-        if keys.size and device == "cpu":
-            self._scan = BACKENDS[backend](Keys(keys, norms(keys)), threads)
-        elif keys.size:
-            self._scan = ON_DEVICE[backend](Keys(keys, norms(keys)), threads, device)
+        if keys.size:
+            build = partial(_build_scan, backend, threads, device)
+            self._scan = merged_scan(Keys(keys, norms(keys)), build, packed)
 
     @property
     def key_count(self) -> int:
@@ -138,6 +147,14 @@ class Searcher:
             open_rows, depth = np.array(left, np.int64), min(enough, 4 * depth)
 
 
+def _build_scan(backend: str, threads: int, device: str, keys: Keys, packed: PackedFiles | None) -> Scan:
+    if device != "cpu":
+        return ON_DEVICE[backend](keys, threads, device)
+    if backend == "native":
+        return NativeScan(keys, threads, packed=packed)
+    return BACKENDS[backend](keys, threads)
+
+
 def build_searcher(
     keys: Rows,
     backend: str = "auto",
@@ -146,6 +163,7 @@ def build_searcher(
     groups: npt.NDArray[np.int64] | None = None,
     first_id: int = 0,
     device: str = "cpu",
+    packed: PackedFiles | None = None,
 ) -> Searcher:
     """A searcher over keys.
 
@@ -158,6 +176,7 @@ def build_searcher(
             best of their scores, and the results are group ids. Keys are copied if they do not lie in their order.
         first_id: id of the first key, for a shard of a larger bank; without groups only.
         device: where keys are held and scanned: `cpu`, `cuda` or `cuda:1` …, or `auto`: `cuda` where there is one.
+        packed: where the scan layout of these very keys, in this order, is kept; `native` uses it.
 
     Raises:
         ValueError: the backend is unknown or does not run on that device, or the groups do not fit the keys.
@@ -175,7 +194,7 @@ def build_searcher(
     name = fastest_backend(len(rows), rows.shape[1], rows.itemsize, place) if backend == "auto" else backend
     if place != "cpu" and name not in ON_DEVICE:
         raise ValueError(f"the search backend {name!r} runs on cpu, not on {place!r}; choose {', '.join(ON_DEVICE)}")
-    return Searcher(rows, name, threads, groups, first_id, place)
+    return Searcher(rows, name, threads, groups, first_id, place, packed)
 
 
 def fastest_backend(keys: int, width: int, item_bytes: int = 4, device: str = "cpu") -> str:

@@ -141,7 +141,7 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Build it again"):
         load_approximate(str(path), keys)
     with pytest.raises(InputError, match="cannot be written"):
-        build_approximate(keys, "ivf", FAST).save(str(tmp_path / "no folder" / "index"))
+        build_approximate(keys, "ivf", FAST).save(str(path / "below a file"))
 
 
 @pytest.mark.parametrize(("kind", "count", "fewest"), [("ivf", 38, "39"), ("ivfpq", 9983, "9,984"), ("hnsw", 1, "2")])

@@ -65,12 +65,15 @@ def test_more_ties_than_candidates_stay_exact(backend: str) -> None:
 
 def test_fallbacks_are_counted() -> None:
     rng = np.random.default_rng(0)
-    searcher = build_searcher(np.repeat(unit(rng, 3, 8), 700, axis=0), "faiss")
+    keys = np.repeat(unit(rng, 3, 8), 700, axis=0)
+    keys[:, -1] = 1e-10 * np.arange(len(keys), dtype=np.float32)  # all different, but by less than float32 sums show
+    searcher = build_searcher(keys, "faiss")
     searcher.search(unit(rng, 4, 8), 5)
     assert searcher.fallbacks == 4
     assert searcher.counts.queries == 4
     for backend in BACKENDS:
-        huge = build_searcher(np.full((300, 2), 1e38, np.float32), backend)
+        large = np.full((300, 2), 1e38, np.float32) * np.linspace(1, 0.9, 300, dtype=np.float32)[:, None]
+        huge = build_searcher(large, backend)
         assert huge.search(np.full((2, 2), 1e38, np.float32), 2).ids.tolist() == [[0, 1], [0, 1]]
         assert huge.counts.fallbacks == 2
 

@@ -362,7 +362,7 @@ else:
         monkeypatch.setattr(triton_backend, "has_gpu", lambda: True)
         monkeypatch.setattr(triton_backend, "MOST_KEYS", 4)
         with pytest.raises(InputError, match="at most 4 keys, got 5"):
-            build_searcher(np.ones((5, 2), np.float32), "triton")
+            build_searcher(np.arange(10, dtype=np.float32).reshape(5, 2), "triton")
 
     def test_auto_takes_it_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(searcher, "has_gpu", lambda: True)
