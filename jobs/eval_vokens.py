@@ -2,13 +2,11 @@
 
 No model is needed. Written are measures.json, token_types.parquet, images.parquet and vokens.png.
 
-How varied the images of a token type are, and how evenly images are used:
-
-    python jobs/eval_vokens.py --tokens run/tokens --vokens run/vokens --keys run/keys --output run/measures
-
-How far another run over the same tokens and key bank agrees: add --other run2/vokens. Whether captions find their own
-image: tokenize them with --corpus.form captions, vokenize with --vokenize.top_k 10 --vokenize.level both, and add
---captions.path FILE. --convention original counts as the programs of the Vokenization paper do.
+Example: `python jobs/eval_vokens.py --tokens run/tokens --vokens run/vokens --keys run/keys --output measures` tells
+how varied the images of a token type are, and how evenly the images are used. With `--other run2/vokens`, how far
+another run over the same tokens and key bank agrees. With `--captions.path FILE`, whether captions find their own
+image: the corpus must be that file, tokenized with `--corpus.form captions` and vokenized with `--vokenize.top_k 10
+--vokenize.level both`. `--convention original` counts as Vokenization's programs do.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from vokenize.voken_report import figures_text, image_rows, type_rows, voken_plo
 from vokenize.voken_retrieval import CaptionTruth, Convention, TruthConfig, read_truth
 from vokenize.voken_runs import VokenRun, open_original_run, open_voken_run, require_comparable
 from xmatch.data import files
-from xmatch.data.key_banks import open_key_bank
+from xmatch.data.key_banks import KeyBank, open_key_bank
 from xmatch.errors import InputError
 
 
@@ -85,7 +83,7 @@ class Images:
             self.ids = list(run.original[2])
         elif config.keys:
             bank = open_key_bank(config.keys)
-            require_bank(config, run, bank.shape[0])
+            require_bank(config, run, bank)
             self.ids = bank.ids.to_pylist()
             self.uris = self.uris if bank.uris is None else bank.uris.to_pylist()
 
@@ -98,22 +96,21 @@ class Images:
         return np.array([first.setdefault(name, row) for row, name in enumerate(names)], np.int64)
 
 
-def require_bank(config: EvalVokensConfig, run: VokenRun, count: int) -> None:
+def require_bank(config: EvalVokensConfig, run: VokenRun, bank: KeyBank) -> None:
     """Check that a key bank is the one the run searched.
 
     Raises:
         InputError: it has another number of images, or another content.
     """
-    if count != run.keys:
+    if bank.shape[0] != run.keys:
         raise InputError(
-            f"{config.vokens!r} searched a bank of {run.keys:,} images, but {config.keys!r} has {count:,}; give the "
-            "key bank that the vokens were made with."
+            f"{config.vokens!r} searched a bank of {run.keys:,} images, but {config.keys!r} has {bank.shape[0]:,}; "
+            "give the key bank that the vokens were made with."
         )
-    found = bank_hash(config.keys)
-    if run.key_hash and run.key_hash != found:
+    if run.key_hash and run.key_hash != bank.hash:
         raise InputError(
-            f"{config.vokens!r} searched the key bank {run.key_hash[:12]}…, but {config.keys!r} is {found[:12]}…; give "
-            "the key bank that the vokens were made with."
+            f"{config.vokens!r} searched the key bank {run.key_hash[:12]}…, but {config.keys!r} is {bank.hash[:12]}…; "
+            "give the key bank that the vokens were made with."
         )
 
 

@@ -4,7 +4,8 @@ Neither the model nor the key bank is needed. OUTPUT/tokens and OUTPUT/vokens ar
 vokenize_corpus would make, so every other job reads them: same lines, same images, same scores. Each new token takes
 the vokens of the old token with which it shares most characters.
 
-    python jobs/revokenize.py --tokens run/tokens --vokens run/vokens --tokenizer roberta-base --output run/roberta
+Example: `python jobs/revokenize.py --tokens run/tokens --vokens run/vokens --tokenizer roberta-base --output moved`. A
+run that was stopped goes on with the same command.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from vokenize.tokens import load_tokenizer, plan_token_shards, read_token_shard
 from vokenize.voken_runs import VokenRun, open_voken_run
 from xmatch.data import files
 from xmatch.errors import InputError
+
+SECOND_STREAM_S = 8.0
+"""Seconds until the workers of the second step have imported what they need, Ray running: seen on two busy cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,7 @@ def plan(config: RevokenizeConfig) -> Plan:
         unit="tokens",
         count=lambda counts: counts["tokens"],
     )
+    found = found and found._replace(seconds=found.seconds + SECOND_STREAM_S)
     rows = [
         ("corpus", f"{lines:,} lines in {len(shards):,} shards, {byte_size(sum(map(file_size, shards)))}"),
         ("old tokens", f"{tokens:,}" if tokens else "not counted: no manifest"),
@@ -110,7 +115,7 @@ def voken_identity(config: RevokenizeConfig, tokenizer: str) -> dict[str, Any]:
     """What decides the bytes of the new vokens; model and key bank are those of the old ones."""
     path = files.join(config.vokens, "identity.json")
     made = files.read_json(path) if files.exists(path) else {}
-    kept = {name: made[name] for name in ("vokenize", "model", "keys") if name in made}
+    kept = {name: made[name] for name in ("vokenize", "search", "model", "keys") if name in made}
     return kept | {
         "tokens": bank_hash(config.new_tokens),
         "moved_from": {"tokens": bank_hash(config.tokens), "vokens": bank_hash(config.vokens)},

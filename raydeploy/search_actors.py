@@ -269,7 +269,14 @@ def _get(answers: Any, timeout_s: float) -> Any:
 
 @contextmanager
 def search_actors(
-    open_shard: OpenShard, layout: Layout, *, key_count: int, width: int, threads: int, memory_bytes: int = 0
+    open_shard: OpenShard,
+    layout: Layout,
+    *,
+    key_count: int,
+    width: int,
+    threads: int,
+    memory_bytes: int = 0,
+    gpus: float = 0,
 ) -> Iterator[ShardedSearcher]:
     """Actors that hold a bank, for as long as the block runs.
 

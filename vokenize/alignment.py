@@ -63,7 +63,7 @@ def align_lines(old: Spans, old_counts: Int64, new: Spans, new_counts: Int64) ->
 
 
 def in_order(spans: Spans) -> Spans:
-    """Spans whose starts and ends never step back: normalisers that reorder marks make some that do."""
+    """Spans whose starts and ends never step back. Those of fast tokenizers do not; whatever else comes is mended."""
     return Spans(
         np.maximum.accumulate(spans.starts, dtype=np.int64),
         np.maximum.accumulate(np.maximum(spans.starts, spans.ends), dtype=np.int64),

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vokenize.voken_measures import Figures
-from xmatch.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 COMPARED_AT_ONCE = 1 << 22
@@ -58,23 +57,19 @@ class Agreement:
         self.lines, self.equal_by_line, self.shared_by_line = 0, 0.0, 0.0
         self.best = np.zeros((2, images), np.int64)
 
-    def add(self, one: Int64, other: Int64, per_line: Int64, where: str) -> None:
+    def add(self, one: Int64, other: Int64, per_line: Int64) -> None:
         """Count a part.
 
         Args:
             one: (Q, k1) vokens of the first run, best first.
             other: (Q, k2) of the second.
             per_line: (L,) queries of each line.
-            where: name of the part.
 
         Raises:
-            InputError: the runs have different numbers of queries there.
+            ValueError: the numbers of queries differ.
         """
-        if len(one) != len(other):
-            raise InputError(
-                f"{where}: the first run has {len(one):,} queries, the second {len(other):,}; their windows differ "
-                "(--vokenize.window), so pieces cannot be compared."
-            )
+        if not len(one) == len(other) == per_line.sum():
+            raise ValueError(f"{len(one)} and {len(other)} queries cannot be those of lines with {per_line.sum()}")
         equal = one[:, 0] == other[:, 0]
         shared = shared_vokens(one[:, : self.k], other[:, : self.k]) / self.k
         self.queries += len(one)

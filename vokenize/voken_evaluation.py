@@ -14,6 +14,7 @@ from vokenize.voken_agreement import Agreement
 from vokenize.voken_measures import TypeTable, coverage, diversity, hubness, type_table
 from vokenize.voken_retrieval import CaptionTruth, Convention, Retrieval, first_pieces
 from vokenize.voken_runs import Part, VokenRun, first_lines
+from xmatch.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 LEVELS = ("token", "sentence")
@@ -109,11 +110,28 @@ class Evaluation:
             if level == "token" and len(vokens):
                 self.pairs.add(part.token_ids, self.photographs[vokens[:, 0]])
             if beside is not None and level in self.agreement:
-                self.agreement[level].add(vokens, of_level(beside, level)[0], per_line, part.where)
+                self.agreement[level].add(vokens, self._queries_beside(part, beside, level, per_line), per_line)
             if self.truth is not None and wanted is not None:
                 if level == "sentence":
                     vokens, per_line = first_pieces(vokens, per_line)
                 self.retrieval[level].add(vokens, per_line, self.truth.labels, wanted)
+
+    def _queries_beside(self, part: Part, beside: Part, level: str, per_line: Int64) -> Int64:
+        """The other run's vokens of the same lines.
+
+        Raises:
+            InputError: it has other queries; names both runs and the first line that differs.
+        """
+        vokens, counts = of_level(beside, level)
+        wrong = np.flatnonzero(counts != per_line)
+        if len(wrong) and self.other is not None:
+            at = int(wrong[0])
+            raise InputError(
+                f"{self.run.folder!r} and {self.other.folder!r} cannot be compared: line {part.first_line + at} has "
+                f"{per_line[at]} {level} queries in the first and {counts[at]} in the second. Lines are cut alike only "
+                "with the same --vokenize.window and --vokenize.window_policy."
+            )
+        return vokens
 
     def _evaluated(self) -> Evaluated:
         types_per_image = np.zeros(self.run.keys, np.int64)

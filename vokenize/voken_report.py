@@ -118,20 +118,22 @@ def voken_plot(found: Evaluated, title: str) -> bytes:
     """How images are used (by rank, and the Lorenz curve) and how many images a token type has, as a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.8), dpi=120, layout="constrained")
-    by_rank, lorenz, by_type = figure.subplots(1, 3)
+    has_types = len(found.types.token_ids) > 0
+    figure = Figure(figsize=(12 if has_types else 8, 3.8), dpi=120, layout="constrained")
+    by_rank, lorenz, *by_type = figure.subplots(1, 3 if has_types else 2)
     for level, uses in found.uses.items():
-        counts = np.sort(uses.best)[::-1]
-        by_rank.plot(np.arange(1, len(counts) + 1), np.maximum(counts, 0.5), label=f"by {level}")
+        counts = np.sort(uses.best[uses.best > 0])[::-1]
+        by_rank.plot(np.arange(1, len(counts) + 1), counts, label=f"by {level}")
         lorenz.plot(*lorenz_curve(uses.best), label=f"by {level}")
     by_rank.set(xscale="log", yscale="log", xlabel="image, most used first", ylabel="uses as the best image")
     lorenz.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--")
     lorenz.set(xlabel="share of the images, least used first", ylabel="share of all uses", xlim=(0, 1), ylim=(0, 1))
-    by_type.plot(found.types.occurrences, found.types.images, ".", markersize=2, alpha=0.4)
-    by_type.set(xscale="log", yscale="log", xlabel="tokens of the type", ylabel="different images")
+    for axes in by_type:
+        axes.plot(found.types.occurrences, found.types.images, ".", markersize=2, alpha=0.4)
+        axes.set(xscale="log", yscale="log", xlabel="tokens of the type", ylabel="different images")
     for axes in (by_rank, lorenz):
         axes.legend()
-    for axes in (by_rank, lorenz, by_type):
+    for axes in (by_rank, lorenz, *by_type):
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     sink = io.BytesIO()

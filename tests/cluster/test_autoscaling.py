@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import urllib.request
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from own_ray import ROOT, OwnRay, free_ports, of_node, own_head, submit, submit_and_wait, wait_until
+from own_ray import ROOT, OwnRay, free_ports, kill_node, nodes, own_head, submit, wait_until
 from toy_steps import tree
 
 from xmatch.data.vectors import make_vectors, write_vectors
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 SHARDS = 120
 HEAD = "ray.head.default"
 """What the fake provider calls its head."""
@@ -75,12 +72,15 @@ def places(tmp_path_factory, tiny_model: str) -> dict[str, str]:
     return names | {"model": tiny_model}
 
 
-def workers(ray: OwnRay) -> dict[str, str]:
-    """Living nodes beside the head: id and group, which the resources tell."""
-    with urllib.request.urlopen(f"{ray.dashboard}/api/v0/nodes?limit=1000", timeout=60) as answer:
-        nodes = json.load(answer)["data"]["result"]["result"]
-    alive = [node for node in nodes if node["state"] == "ALIVE" and not node["is_head_node"]]
-    return {node["node_id"]: "gpu" if "GPU" in node["resources_total"] else "cpu" for node in alive}
+def workers(ray: OwnRay) -> Counter[str]:
+    """Living nodes beside the head, by what they are."""
+    return Counter("gpu" if "GPU" in node["resources_total"] else "cpu" for node in nodes(ray))
+
+
+def groups(ray: OwnRay) -> Counter[str]:
+    """Names of the groups whose nodes the autoscaler has launched so far."""
+    log = next(Path(ray.folder).glob("session_2*/logs/monitor.log")).read_text()
+    return Counter(re.findall(r"Launching \d+ nodes, type (\S+)\.", log))
 
 
 def vokenize(places: dict[str, str], output: str) -> list[str]:
@@ -90,25 +90,64 @@ def vokenize(places: dict[str, str], output: str) -> list[str]:
     return ["jobs/vokenize_corpus.py", *inputs, *wide, "--output", output]
 
 
-def test_x(cluster, places, tmp_path) -> None:
-    import time
-    t0=time.time()
-    def watch(j, limit, extra=None):
-        t1=time.time()
-        last=None
-        while j.poll() is None and time.time()-t1 < limit:
-            w=Counter(workers(cluster).values())
-            if w!=last: print(round(time.time()-t0,1), w, extra and len(list(Path(extra).glob("*.json"))), flush=True)
-            last=w
-            time.sleep(1)
-        if j.poll() is None: j.kill(); print("KILLED")
-        print(round(time.time()-t0,1), j.communicate()[0][-700:], flush=True)
-    j = submit(cluster, "jobs/tokenize_corpus.py", "--corpus.path", places["corpus.txt"], "--tokenizer", places["model"], "--lines_per_shard", "2", "--output", places["tokens"])
-    watch(j, 60)
-    j = submit(cluster, *vokenize(places, str(tmp_path/"v")))
-    watch(j, 90, tmp_path/"v"/"completions")
-    while time.time()-t0 < 200:
-        w=Counter(workers(cluster).values())
-        print(round(time.time()-t0,1), w, flush=True)
-        if not w: break
-        time.sleep(1)
+def serve(ray: OwnRay, *arguments: str) -> Counter[str]:
+    """Submit a job and wait for it; the most living workers of each kind that were seen meanwhile."""
+    job, seen = submit(ray, *arguments), Counter[str]()
+
+    def is_over() -> bool:
+        nonlocal seen
+        seen |= workers(ray)
+        return job.poll() is not None
+
+    try:
+        assert wait_until(is_over, 150), f"not done; workers so far: {seen}"
+    finally:
+        job.kill()
+    said = job.communicate()[0]
+    assert job.returncode == 0, said
+    return seen
+
+
+def all_gone(ray: OwnRay) -> bool:
+    return wait_until(lambda: not workers(ray), 60)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: OwnRay, places: dict[str, str]) -> tuple[list[Counter[str]], list[bool]]:
+    """Tokens by the CPU group, vokens by the GPU group: workers seen, and whether they were gone before and after."""
+    gone = [not workers(cluster)]
+    tokenize = ["jobs/tokenize_corpus.py", "--corpus.path", places["corpus.txt"], "--tokenizer", places["model"]]
+    seen = [serve(cluster, *tokenize, "--lines_per_shard", "2", "--output", places["tokens"])]
+    gone.append(all_gone(cluster))
+    seen.append(serve(cluster, *vokenize(places, places["vokens"])))
+    gone.append(all_gone(cluster))
+    return seen, gone
+
+
+def test_groups_grow_from_nothing_and_fall_back_to_nothing(undisturbed, cluster: OwnRay) -> None:
+    seen, gone = undisturbed
+    assert gone == [True, True, True]
+    assert seen == [Counter(cpu=1), Counter(gpu=2)]
+    assert set(groups(cluster)) == {"cpu-spot", "gpu-spot"}, "spot comes first, and the head's type is never launched"
+
+
+def test_a_run_survives_the_loss_of_a_node(
+    undisturbed, cluster: OwnRay, places: dict[str, str], tmp_path: Path
+) -> None:
+    job = submit(cluster, *vokenize(places, str(tmp_path / "v")))
+    completions = tmp_path / "v" / "completions"
+    try:
+        assert wait_until(lambda: len(nodes(cluster)) == 2 and any(completions.glob("*.json")), 120)
+        lost = nodes(cluster)[0]["node_id"]
+        kill_node(cluster, f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={lost}")
+        done = len(list(completions.glob("*.json")))
+        said = job.communicate(timeout=150)[0]
+    finally:
+        job.kill()
+    assert job.returncode == 0, said
+    assert 0 < done < SHARDS
+    assert lost not in [node["node_id"] for node in nodes(cluster)]
+    here, there = tree(str(tmp_path / "v")), tree(places["vokens"])
+    assert here == there
+    assert len(here) > 2 * SHARDS
+    assert all_gone(cluster)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,34 +54,34 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def processes(mark: str) -> list[int]:
-    """Living processes that carry a mark, of those that may be read."""
+def processes(*variables: str) -> list[int]:
+    """Living processes that carry all of these NAME=value in their environment, of those that may be read."""
+    wanted = {variable.encode() for variable in variables}
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if f"{MARK}={mark}".encode() in _environment(pid)]
+    return [pid for pid in pids if wanted <= _environment(pid)]
 
 
-def _environment(pid: int) -> list[bytes]:
-    """A process's variables; none where it is gone, or may not be read."""
+def _environment(pid: int) -> set[bytes]:
+    """A process's variables; none where it is gone."""
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
     except OSError:
-        return []
+        return set()
 
 
-def of_node(ray: OwnRay, node_id: str) -> list[int]:
-    """The processes of one of its nodes that the fake provider started."""
-    wanted = f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={node_id}".encode()
-    return [pid for pid in processes(ray.environment[MARK]) if wanted in _environment(pid)]
+def kill_node(ray: OwnRay, variable: str) -> None:
+    """Kill at once whatever runs on one node, which carries this NAME=value."""
+    for pid in processes(f"{MARK}={ray.environment[MARK]}", variable):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def end(mark: str) -> None:
     """End every process with this mark, politely, then not."""
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
         for pid in processes(mark):
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                continue
         if wait_until(lambda: not processes(mark), 10):
             return
 
@@ -106,10 +108,16 @@ def own_head(
         auth: RAY_AUTH_MODE of head and users.
         environment: more variables.
     """
-    mark = secrets.token_hex(8)
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
+    mark = f"{MARK}={secrets.token_hex(8)}"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "CUDA_VISIBLE_DEVICES"}
     clean["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
-    clean |= {"RAY_AUTH_MODE": auth, "RAY_USAGE_STATS_ENABLED": "0", MARK: mark, **environment}
+    clean |= {
+        "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_MODE": auth,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        MARK: mark.split("=")[1],
+        **environment,
+    }
     dashboard, client, agent, metrics, gcs, agent_grpc = free_ports(6)
     folder = tempfile.mkdtemp(prefix="r")
     command = [RAY, "start", "--head", "--block", "--object-store-memory=150000000", "--disable-usage-stats"]
@@ -130,20 +138,36 @@ def own_head(
         head.wait(30)
 
 
-def submit(ray: OwnRay, *arguments: str) -> subprocess.Popen[str]:
-    """Submit `python <arguments>` as a user does; the process of `ray job submit`, whose output waits in a pipe."""
-    command = [RAY, "job", "submit", "--address", ray.dashboard, "--working-dir", ".", "--", "python", *arguments]
+def add_node(ray: OwnRay, name: str, *arguments: str) -> None:
+    """Have a raylet join; its processes carry VOKENRAY_TEST_NODE=name."""
+    command = [RAY, "start", "--block", f"--address={ray.gcs}", "--node-ip-address=127.0.0.1", *arguments]
+    command += ["--object-store-memory=100000000", f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
+    before = len(nodes(ray))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = {**ray.environment, "VOKENRAY_TEST_NODE": name}
+    subprocess.Popen([*command, "--disable-usage-stats"], env=environment, start_new_session=True, **quiet)
+    assert wait_until(lambda: len(nodes(ray)) > before, 60), "the node did not join"
+
+
+def nodes(ray: OwnRay) -> list[dict]:
+    """Living nodes beside the head, as Ray's state API gives them."""
+    listed = state(ray, "nodes")
+    return [node for node in listed if node["state"] == "ALIVE" and not node["is_head_node"]]
+
+
+def state(ray: OwnRay, kind: str) -> list[dict]:
+    """What Ray's state API lists, such as `nodes` or `actors`."""
+    with urllib.request.urlopen(f"{ray.dashboard}/api/v0/{kind}?limit=1000&detail=1", timeout=60) as answer:
+        found: list[dict] = json.load(answer)["data"]["result"]["result"]
+    return found
+
+
+def submit(ray: OwnRay, job: str, *arguments: str) -> subprocess.Popen[str]:
+    """Submit a job; the process of `ray job submit`, whose output waits in a pipe.
+
+    The code is found by PYTHONPATH: nodes on one machine share Ray's copy of a working directory, and each that joins
+    writes it anew under the feet of the others. tests/jobs/test_submit.py submits with --working-dir, as users do.
+    """
+    command = [RAY, "job", "submit", "--address", ray.dashboard, "--", "python", str(ROOT / job), *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, env=ray.environment, cwd=ROOT, text=True, **pipes)
-
-
-def submit_and_wait(ray: OwnRay, *arguments: str, seconds: float = 200) -> str:
-    """Submit a job and wait; what it said.
-
-    Raises:
-        AssertionError: it failed; with what it said.
-    """
-    job = submit(ray, *arguments)
-    said = job.communicate(timeout=seconds)[0]
-    assert job.returncode == 0, said
-    return said

@@ -14,6 +14,7 @@ from vokenize.tokens import tokenize
 from vokenize.vokenizer import VOKEN_SCHEMA
 from vokenize.windows import window_lengths
 from xmatch.data import files
+from xmatch.data.key_banks import open_key_bank
 from xmatch.data.vectors import make_vectors, write_vectors
 
 
@@ -61,9 +62,8 @@ def write_vokens(folder: Path, tokens: Path, shards: Sequence[pa.Table], keys_ha
 
 
 def write_bank(folder: Path, ids: Sequence[str]) -> str:
-    """A key bank with these ids, whose images lie in a folder `images`; its manifest's hash."""
+    """A key bank with these ids, whose images lie in a folder `images`; its hash."""
     rows = np.eye(len(ids), dtype=np.float32)
     uris = [f"images/{uid.split('/', 1)[1]}.jpg" for uid in ids]
     write_vectors(str(folder / "shards" / "part-00000.arrow"), make_vectors(list(ids), rows, uris=uris))
-    files.write_json(str(folder / "manifest.json"), {"ids": list(ids)})
-    return files.sha256(str(folder / "manifest.json"))
+    return open_key_bank(str(folder)).hash
