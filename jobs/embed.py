@@ -172,6 +172,7 @@ def body(config: EmbedConfig, run: Run) -> Report:
         for report in run_shards(shards, reader, step, ledger, suffix="arrow", ray=config.ray):
             progress.advance(sum(report.counts.values()))
             fact.add(report, sum(report.counts.values()))
+            run.finished(report)
     manifest = ledger.finish([shard.id for shard in shards], max_quarantined=config.ray.faults.max_quarantined)
     rows = [("bank", files.join(config.output, "shards")), *progress.rates()]
     rows += [(n, f"{c:,}") for n, c in manifest["counts"].items()]

@@ -58,6 +58,7 @@ def body(config: TokenizeCorpusConfig, run: Run) -> Report:
         for report in run_shards(shards, LineReader(config.corpus), step, ledger, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
             fact.add(report, report.counts["lines"])
+            run.finished(report)
     manifest = ledger.finish([shard.id for shard in shards], max_quarantined=config.ray.faults.max_quarantined)
     rows = [("token shards", files.join(config.output, "shards")), *progress.rates()]
     rows += [(n, f"{c:,}") for n, c in manifest["counts"].items()]

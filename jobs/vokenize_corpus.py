@@ -149,6 +149,7 @@ def body(config: VokenizeCorpusConfig, run: Run) -> Report:
         for report in run_shards(shards, read_token_shard, step, ledger, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
             fact.add(report, report.counts["tokens"])
+            run.finished(report)
         health = search.health() if search else []
     figures = {"search": recall_of(config, shards)} if is_approximate(config) else {}
     manifest = ledger.finish(

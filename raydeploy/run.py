@@ -24,6 +24,7 @@ from raydeploy.config import load_config, to_yaml
 from raydeploy.connect import RayConfig, connect
 from raydeploy.environment import is_submitted
 from raydeploy.forecast import Fact, Forecast, compared_rows, compared_values, forecast_rows
+from raydeploy.shard_actor import ShardReport
 from raydeploy.versions import versions
 from xmatch.data import files
 from xmatch.errors import InputError
@@ -138,7 +139,10 @@ class Run:
 
     def __init__(self, name: str, output: str, console: Console) -> None:
         self.name, self.output, self.console = name, output, console
-        self._events: list[str] = []
+        path = files.join(output, "run", "log.jsonl")
+        is_old = files.is_uri(output) and files.exists(path)
+        self._events: list[str] = files.read_text(path).splitlines() if is_old else []
+        self._written = 0.0
 
     @contextmanager
     def progress(self, total: int | None, unit: str) -> Iterator[Progress]:
@@ -147,9 +151,20 @@ class Run:
             yield progress
 
     def log(self, event: str, **fields: Any) -> None:
-        """Add one structured line to <output>/run/log.jsonl."""
+        """Add one structured line to <output>/run/log.jsonl; in an object store not more often than now and then."""
         self._events.append(json.dumps({"event": event, "time": time.time(), **fields}))
-        files.write_bytes(files.join(self.output, "run", "log.jsonl"), ("\n".join(self._events) + "\n").encode())
+        path = files.join(self.output, "run", "log.jsonl")
+        if not files.is_uri(path):
+            with open(path, "a", encoding="utf-8") as log:
+                log.write(self._events.pop() + "\n")
+        elif event != "shard" or time.monotonic() - self._written >= LINE_EVERY_S:
+            self._written = time.monotonic()
+            files.write_bytes(path, ("\n".join(self._events) + "\n").encode())
+
+    def finished(self, report: ShardReport) -> None:
+        """Log a finished shard."""
+        seconds = {name: round(value, 6) for name, value in report.seconds.items()}
+        self.log("shard", shard=report.shard_id, counts=report.counts, seconds=seconds, quarantined=report.quarantined)
 
 
 def run_job(
@@ -218,8 +233,12 @@ def _execute(
     run = Run(name, output, console)
     run.log("started", job=name)
     started = time.monotonic()
-    with connect(config.ray, planned.extra_cpus) if uses_ray else nullcontext():
-        report = body(config, run)
+    try:
+        with connect(config.ray, planned.extra_cpus) if uses_ray else nullcontext():
+            report = body(config, run)
+    except BaseException as error:
+        run.log("failed", error=str(error) or type(error).__name__)
+        raise
     seconds = time.monotonic() - started
     record = {"job": name, "seconds": seconds, "rows": dict(report.rows), "values": report.values}
     if planned.forecast and report.fact:

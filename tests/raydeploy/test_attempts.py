@@ -10,9 +10,9 @@ from xmatch.errors import InputError
 ROWS = 50
 
 
-def live(harmful: set[int], attempt: Attempt = Attempt()) -> tuple[Attempt, int]:
-    """A shard whose worker dies exactly of certain rows, from one attempt to the one that ends well; its deaths."""
-    deaths = 0
+def live(harmful: set[int]) -> tuple[Attempt, int]:
+    """A shard whose worker dies exactly of certain rows, from the first attempt to the one that ends well; its deaths."""
+    attempt, deaths = Attempt(), 0
     while True:
         tried = set(range(*(attempt.probe or (0, ROWS)))) - set(attempt.left_out)
         if tried & harmful:
