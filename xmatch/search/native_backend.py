@@ -5,7 +5,12 @@ The only module that knows `_vokenray_search`. It may be absent: it is built whe
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
+import os
+import subprocess
+import sys
 import time
 from typing import Any, Literal, Protocol
 
@@ -32,12 +37,50 @@ WORTH_PACKING = 0.8
 """A tighter kind is packed and tried when its products alone would take less than this part of the time now taken."""
 
 
+UNPROVEN = frozenset({"amx"})
+"""Instruction sets whose kernels were never run on hardware by us: a child process tries them before they are used."""
+TRIAL = """
+import sys
+import numpy as np
+import _vokenray_search as native
+random = np.random.default_rng(0)
+keys = random.standard_normal((200, 150), dtype=np.float32)
+queries = random.standard_normal((70, 150), dtype=np.float32)
+for kind in ("int8", "bf16", "split"):
+    found = []
+    for name in ("portable", sys.argv[1]):
+        scores, ids = np.empty((70, 3), np.float32), np.empty((70, 3), np.int64)
+        native.search(native.pack(keys, kind), keys, queries, 1, name, scores, ids)
+        found.append((scores.tobytes(), ids.tobytes()))
+    assert found[0] == found[1], kind
+"""
+TRIAL_S = 60.0
+logger = logging.getLogger(__name__)
+
+
 def instruction_sets(kind: Kind) -> tuple[str, ...]:
     """What this machine can scan `kind` with, fastest last; empty without the extension."""
     if importlib.util.find_spec("_vokenray_search") is None:
         return ()
     names: tuple[str, ...] = _load().instruction_sets(kind)
-    return names
+    return tuple(name for name in names if name not in UNPROVEN or works(name))
+
+
+@functools.cache
+def works(name: str) -> bool:
+    """Whether an instruction set gives the right answers here, found out in a child process, which it may crash."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TRIAL, name]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TRIAL_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        done = subprocess.CompletedProcess(command, -1, "", str(error))
+    if done.returncode:
+        said = done.stderr.strip().rsplit("\n", 1)[-1]
+        logger.warning(
+            "the %s kernels do not work here (exit code %s %s); slower ones are used", name, done.returncode, said
+        )
+    return not done.returncode
 
 
 def is_fast() -> bool:

@@ -164,3 +164,19 @@ def test_a_million_random_queries_equal_the_oracle(kind: str, instructions: str)
         np.testing.assert_array_equal(ids, true_ids)
         np.testing.assert_array_equal(scores, true_scores)
         left, turn = left - asked, turn + 1
+
+
+def test_instructions_that_never_ran_are_tried_in_a_child_first(monkeypatch, caplog) -> None:
+    assert native_backend.works("portable")
+    assert not native_backend.works("amx_of_tomorrow")
+    assert "amx_of_tomorrow kernels do not work here" in caplog.text
+    fastest = native_backend.instruction_sets("int8")[-1]
+    monkeypatch.setattr(native_backend, "UNPROVEN", frozenset({fastest}))
+    assert native_backend.instruction_sets("int8")[-1] == fastest
+    monkeypatch.setattr(native_backend, "works", lambda name: False)
+    assert fastest not in native_backend.instruction_sets("int8")
+
+
+def test_a_crash_of_the_child_is_only_a_no(monkeypatch) -> None:
+    monkeypatch.setattr(native_backend, "TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    assert not native_backend.works("portable_that_crashes")
