@@ -134,12 +134,14 @@ def body(config: RevokenizeConfig, run: Run) -> Report:
         for report in run_shards(shards, read_token_shard, retokenize, tokens, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
             fact.add(report, 0)
+            run.finished(report)
         retokenized = tokens.finish(ids)
         vokens = Ledger(config.new_vokens, voken_identity(config, tokenizer))
         reader = ReadMoves(config.vokens, config.new_tokens, old.info)
         for report in run_shards(shards, reader, step_of(config, old), vokens, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
             fact.add(report, report.counts["tokens"])
+            run.finished(report)
     counts = vokens.finish(ids)["counts"]
     counts |= {name: retokenized["counts"][name] for name in ("empty_lines", "tokens_without_vokens")}
     rows = [("tokens", config.new_tokens), ("vokens", config.new_vokens), *progress.rates()]
