@@ -89,7 +89,7 @@ def run_shards(
         compute=ray_data.TaskPoolStrategy(size=min(READERS_PER_ACTOR * ray.actors, len(remaining))),
         num_cpus=0,  # reading waits more than it computes, and must start even where actors hold every core
     )
-    reports = blocks.map_batches(
+    reports = blocks.map_batches_internal(  # map_batches itself refuses whole blocks for workers with GPUs
         ShardActor,
         fn_constructor_args=(step, ledger.output, suffix, ray.faults),
         batch_size=None,

@@ -16,7 +16,7 @@ from toy_steps import tree
 from xmatch.data.vectors import make_vectors, write_vectors
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
-SHARDS = 120
+SHARDS = 80
 HEAD = "ray.head.default"
 """What the fake provider calls its head."""
 EMPTY: dict[str, object] = {
