@@ -11,7 +11,7 @@ ROWS = 50
 
 
 def live(harmful: set[int]) -> tuple[Attempt, int]:
-    """A shard whose worker dies exactly of certain rows, from the first attempt to the one that ends well; its deaths."""
+    """A shard whose worker dies exactly of certain rows: the attempt that ends well, and the deaths before it."""
     attempt, deaths = Attempt(), 0
     while True:
         tried = set(range(*(attempt.probe or (0, ROWS)))) - set(attempt.left_out)
