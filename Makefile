@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install install-dev demo test test-all check format matcher clean
+.PHONY: help install install-dev demo test test-all chaos check format matcher clean
 
 help:  ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test: $(VENV)/.dev  ## Run the fast tests.
 
 test-all: $(VENV)/.dev  ## Run all tests.
 	@$(BIN)/python -m pytest
+
+chaos: $(VENV)/.dev  ## Kill, freeze, cut and refuse while a corpus is vokenized on a local cluster; writes docs/chaos.md.
+	@PYTHONPATH=tests/helpers:. $(BIN)/python tests/chaos.py --kills 30 --table docs/chaos.md
 
 check: $(VENV)/.dev  ## Format, lint and types are in order, and the fast tests pass.
 	@$(BIN)/ruff format --check .
