@@ -85,6 +85,7 @@ def test_a_forecast_stands_beside_the_fact(walked: Path, capsys) -> None:
     assert report["values"]["search"]["queries"] > 0
 
 
+@pytest.mark.slow
 def test_shards_and_replicas_of_the_key_bank_change_nothing(
     walked: Path, ray_here, tmp_path: Path, tiny_model: str, image_folder: str, monkeypatch, capsys
 ) -> None:

@@ -28,6 +28,7 @@ def test_any_crash_on_a_local_disk_is_survived(tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
+@pytest.mark.slow
 def test_any_crash_on_an_object_store_is_survived(s3_environment: dict[str, str]) -> None:
     found = crashes("s3://runs/crashes", "store", s3_environment)
     assert found["wrong"] == []
