@@ -1,25 +1,20 @@
-"""What a search costs before it runs: bytes, multiplications, layout over actors, and its rate on this machine.
+"""What a search costs before it runs: bytes, multiplications, and its layout over actors.
 
-Shapes: Q queries, N keys, D width, k results.
+Shapes: Q queries, N keys, D width.
 """
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
-import numpy as np
-
 from xmatch.errors import InputError
-from xmatch.search.scores import Float32
-from xmatch.search.searcher import build_searcher, fastest_backend
+from xmatch.search.searcher import fastest_backend
 
 SCAN_BYTES = {"native": 2, "torch": 2, "triton": 2, "faiss": 4}
 """Bytes of one value in a backend's own copy of the keys, at most: bf16, or float32 in faiss."""
 MEMORY_SHARE = 0.6
 """Of the memory an actor may use, what its keys may take; the rest is for the model, batches and buffers."""
 SAMPLE_KEYS = 1 << 16
-SAMPLE_QUERIES = 1024
 
 
 class BankShape(NamedTuple):
@@ -66,17 +61,6 @@ class Layout(NamedTuple):
         return "the whole bank in every worker, next to its encoder"
 
 
-class SearchRate(NamedTuple):
-    """What was measured: queries a second over `keys` keys on the threads of one actor."""
-
-    queries_per_s: float
-    keys: int
-
-    def seconds(self, queries: float, keys: int) -> float:
-        """Seconds for `queries` over `keys` keys on one actor, time taken as growing with the number of keys."""
-        return queries / self.queries_per_s * keys / max(1, self.keys)
-
-
 def bank_bytes(shape: BankShape, backend: str) -> int:
     """Bytes of a bank in the memory of one actor: the stored rows, and the backend's copy of them."""
     return shape.stored_bytes + shape.keys * shape.width * SCAN_BYTES.get(backend, 4)
@@ -119,28 +103,3 @@ def shard_rows(keys: int, shards: int) -> list[tuple[int, int]]:
     """First and one past the last row of each shard: sizes differ by one at most."""
     edges = [keys * shard // shards for shard in range(shards + 1)]
     return list(zip(edges[:-1], edges[1:], strict=True))
-
-
-def measure_search(keys: Float32, backend: str, k: int, threads: int, seconds: float, seed: int = 0) -> SearchRate:
-    """The rate of a searcher over a sample of a bank, with keys of the bank, disturbed, as queries.
-
-    Args:
-        keys: (N, D), N at least 1; at most `SAMPLE_KEYS` of them, evenly spaced, are searched.
-        backend: as for `build_searcher`.
-        k: results per query.
-        threads: of the search.
-        seconds: to spend; the first search, which settles how the bank is scanned, is not counted.
-        seed: of the disturbance.
-    """
-    sample = np.array(keys[:: -(-len(keys) // SAMPLE_KEYS)], np.float32)
-    random = np.random.default_rng(seed)
-    chosen = sample[random.integers(len(sample), size=SAMPLE_QUERIES)]
-    spread = float(np.sqrt(np.mean(chosen.astype(np.float64) ** 2))) or 1.0
-    queries = (chosen + random.normal(0.0, spread, chosen.shape)).astype(np.float32)
-    searcher = build_searcher(sample, backend, threads)
-    searcher.search(queries[:64], k)
-    done, started = 0, time.perf_counter()
-    while not done or time.perf_counter() - started < seconds:
-        searcher.search(queries, k)
-        done += len(queries)
-    return SearchRate(done / max(1e-9, time.perf_counter() - started), len(sample))
