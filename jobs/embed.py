@@ -9,7 +9,7 @@ from typing import Literal
 
 from raydeploy.connect import RayConfig
 from raydeploy.feature_bank import image_feature_bank, text_feature_bank
-from raydeploy.forecast import PROCESS_BYTES, Fact, byte_size, forecast_of
+from raydeploy.forecast import PROCESS_BYTES, Fact, Forecast, byte_size, forecast_of
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
@@ -104,7 +104,7 @@ def plan(config: EmbedConfig) -> Plan:
         )
     shards, reader, step = work_of(config)
     weights = weight_counts(config.model)
-    found, why_not = forecast_of(
+    found = forecast_of(
         step,
         reader,
         shards,
@@ -119,11 +119,11 @@ def plan(config: EmbedConfig) -> Plan:
         ("model", f"{weights.total:,} weights, {byte_size(4 * weights.total)} in every worker"),
         ("workers", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU, {config.ray.gpus_per_actor:g} GPU"),
     ]
-    if found:
+    if isinstance(found, Forecast):
         width = read_config(resolve(config.model), DualEncoderConfig).dim
-        amount = byte_size(found.units * width * 4)
+        amount = byte_size(found.units * width * (4 if config.dtype == "float32" else 2))
         rows.append(("bank", f"about {found.units:,.0f} vectors of width {width}, {amount}"))
-    return Plan([*rows, *([("expected time", why_not)] if why_not else [])], found)
+    return Plan(rows, found)
 
 
 def features(config: EmbedConfig, run: Run) -> Report:

@@ -125,7 +125,7 @@ def plan(config: EvalRetrievalConfig) -> Plan:
             raise InputError(f"{place!r} does not exist; expected embeddings or a saved similarity there.")
     known = overlap_of_models(places(config.model), gallery, allow=config.allow_overlap, threads=0)
     warning = size_warning(benchmark, len(gallery.image_ids), len(gallery.captions))
-    found, why_not = forecast_photos(config, gallery)
+    found = forecast_photos(config, gallery)
     rows = [
         ("benchmark", benchmark.title or "any split"),
         ("images", f"{len(gallery.image_ids):,}"),
@@ -135,20 +135,19 @@ def plan(config: EvalRetrievalConfig) -> Plan:
         *([("note", warning)] if warning else []),
         *([("bad rows", f"{gallery.bad_rows:,}; the first: {gallery.first_bad[0]}")] if gallery.bad_rows else []),
         ("scores", f"{len(gallery.image_ids) * len(gallery.captions):,} pairs for each member"),
-        *([("expected time", why_not)] if why_not else []),
     ]
     return Plan(rows, found)
 
 
-def forecast_photos(config: EvalRetrievalConfig, gallery: CaptionSet) -> tuple[Forecast | None, str]:
+def forecast_photos(config: EvalRetrievalConfig, gallery: CaptionSet) -> Forecast | str:
     """How long embedding the photographs will take, nearly all of the time; or why that is not known."""
     models = [model for model in places(config.model) if reads_photos(model)]
     if not models:
-        return None, "not measured: nothing is to be embedded"
+        return "not measured: nothing is to be embedded"
     with tempfile.TemporaryDirectory() as folder:
         listing = files.join(folder, "images.parquet")
         files.write_parquet(listing, image_listing(gallery.image_ids, gallery.image_paths))
-        found, why_not = forecast_of(
+        found = forecast_of(
             EmbedImages(models[0], batch_size=config.batch_size, threads=config.threads),
             read_listing,
             plan_listing_shards(listing, images_per_shard=512),
@@ -157,7 +156,7 @@ def forecast_photos(config: EvalRetrievalConfig, gallery: CaptionSet) -> tuple[F
             count=lambda counts: counts["images"],
             memory_bytes=PROCESS_BYTES + 4 * checkpoints.weight_counts(models[0]).total,
         )
-    return found and found.times(len(models)), why_not
+    return found if isinstance(found, str) else found.times(len(models))
 
 
 def embed_photos(

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from jobs.vokenize_corpus import bank_hash, file_size, known_tokens
 from raydeploy.connect import RayConfig
 from raydeploy.forecast import byte_size
+from raydeploy.ledger import run_hash
 from raydeploy.run import Plan, Report, Run, run_job
 from vokenize.pair_counts import MOST_PAIRS, PairCounts
-from vokenize.tokens import load_tokenizer, plan_token_shards
+from vokenize.tokens import corpus_bytes, known_tokens, load_tokenizer, plan_token_shards
 from vokenize.voken_evaluation import Evaluated, Evaluation
 from vokenize.voken_report import figures_text, image_rows, type_rows, voken_plot
 from vokenize.voken_retrieval import CaptionTruth, Convention, TruthConfig, read_truth
@@ -120,7 +120,7 @@ def open_runs(config: EvalVokensConfig) -> tuple[VokenRun, VokenRun | None]:
     Raises:
         InputError: one of them does not fit the tokens, or they cannot be compared.
     """
-    tokens = "" if config.is_original else bank_hash_of_run(config.tokens)
+    tokens = "" if config.is_original else hash_of_tokens(config.tokens)
     opened = [
         open_original_run(config.tokens, place) if config.is_original else open_voken_run(config.tokens, place, tokens)
         for place in (config.vokens, config.other)
@@ -132,10 +132,10 @@ def open_runs(config: EvalVokensConfig) -> tuple[VokenRun, VokenRun | None]:
     return opened[0], opened[1]
 
 
-def bank_hash_of_run(tokens: str) -> str:
+def hash_of_tokens(tokens: str) -> str:
     """What voken runs record of a token run."""
     plan_token_shards(tokens)  # says what is wrong with a folder that is none
-    return bank_hash(tokens)
+    return run_hash(tokens)
 
 
 def truth_of(config: EvalVokensConfig, images: Images) -> CaptionTruth | None:
@@ -156,7 +156,7 @@ def plan(config: EvalVokensConfig) -> Plan:
         lines, tokens = len(run.original[0].offsets) - 1, len(run.original[1])
     else:
         tokens = known_tokens(config.tokens)
-    size = sum(map(file_size, run.shards))
+    size = corpus_bytes(run.shards)
     rows = [
         ("corpus", f"{lines:,} lines" + (f" in {len(run.shards):,} shards, {byte_size(size)}" if size else "")),
         ("tokens", f"{tokens:,}" if tokens else "not counted: no manifest"),

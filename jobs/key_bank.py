@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydeploy.connect import RayConfig
+from raydeploy.forecast import byte_size
 from raydeploy.ledger import Ledger, Marker, mark_done
 from raydeploy.run import Plan, Report, Run, run_job
 from xmatch.data import files
@@ -113,7 +114,7 @@ def size_rows(bank: KeyBank) -> Rows:
     return [
         ("bank", bank.path),
         ("files", f"{len(bank.shards):,}"),
-        ("rows", f"{count:,} x {width}, {bank.dtype}, {bank.nbytes / 1e6:,.1f} MB"),
+        ("rows", f"{count:,} x {width}, {bank.dtype}, {byte_size(bank.nbytes)}"),
     ]
 
 
@@ -211,7 +212,7 @@ def report(config: KeyBankConfig, run: Run) -> Report:
         ("checked", f"{checked:,} of {len(bank.shards):,} files have a record of their run, and agree with it"),
         ("norms", f"{lengths.least:.6g} to {lengths.greatest:.6g}, mean {lengths.mean:.6g}; {lengths.zeros:,} zero"),
         *found_rows,
-        ("packed", ", ".join(f"{name} ({size / 1e6:,.1f} MB)" for name, size in packed.items()) or "no"),
+        ("packed", ", ".join(f"{name} ({byte_size(size)})" for name, size in packed.items()) or "no"),
     ]
     files.write_json(files.join(config.output, "key_bank.json"), values)
     page = write_page(config, bank, clusters, found_rows)
@@ -262,8 +263,8 @@ def pack(config: KeyBankConfig, run: Run) -> Report:
             scan = merged_scan(keys, partial(native_scan, config.threads, kind), packed)
             scan.top(decode(bank.rows[:1]), 1)
     values = packed_values(bank)
-    rows = [(name, f"{size / 1e6:,.1f} MB") for name, size in values.items()]
-    return Report([("cache", bank.cache), *rows, ("removed", f"{freed / 1e6:,.1f} MB")], {"packed": values})
+    rows = [(name, f"{byte_size(size)}") for name, size in values.items()]
+    return Report([("cache", bank.cache), *rows, ("removed", f"{byte_size(freed)}")], {"packed": values})
 
 
 def merge(config: KeyBankConfig, run: Run) -> Report:
@@ -321,7 +322,7 @@ def append(config: KeyBankConfig, run: Run) -> Report:
         *size_rows(grown),
         ("appended", "was there already" if is_there else f"{new.shape[0]:,} rows as {path.rsplit('/', 1)[-1]}"),
         ("hash", f"{grown.hash}, was {bank.hash}"),
-        ("removed", f"{freed / 1e6:,.1f} MB of packed forms and copies of the bank as it was"),
+        ("removed", f"{byte_size(freed)} of packed forms and copies of the bank as it was"),
     ]
     return Report(rows, {"rows": grown.shape[0], "hash": grown.hash, "before": bank.hash})
 

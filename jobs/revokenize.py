@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.vokenize_corpus import bank_hash, file_size, known_tokens
 from raydeploy.connect import RayConfig
-from raydeploy.forecast import Fact, byte_size, forecast_of
-from raydeploy.ledger import Ledger
+from raydeploy.forecast import Fact, Forecast, byte_size, forecast_of
+from raydeploy.ledger import Ledger, run_hash
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.streams import run_shards
 from vokenize.revokenizer import AlignmentRule, MoveVokens, ReadMoves, ReadVokened, Retokenize, Revokenize
-from vokenize.tokens import load_tokenizer, plan_token_shards, read_token_shard
+from vokenize.tokens import corpus_bytes, known_tokens, load_tokenizer, plan_token_shards, read_token_shard
 from vokenize.voken_runs import VokenRun, open_voken_run
 from xmatch.data import files
 from xmatch.errors import InputError
@@ -71,7 +70,7 @@ class RevokenizeConfig:
 
 def open_run(config: RevokenizeConfig) -> VokenRun:
     """The vokens to move, held against their tokens."""
-    return open_voken_run(config.tokens, config.vokens, bank_hash(config.tokens))
+    return open_voken_run(config.tokens, config.vokens, run_hash(config.tokens))
 
 
 def step_of(config: RevokenizeConfig, run: VokenRun) -> MoveVokens:
@@ -84,7 +83,7 @@ def plan(config: RevokenizeConfig) -> Plan:
     shards, run = plan_token_shards(config.tokens), open_run(config)
     tokenizer_identity(config)
     lines, tokens = sum(shard.stop - shard.start for shard in shards), known_tokens(config.tokens)
-    found, why_not = forecast_of(
+    found = forecast_of(
         Revokenize(Retokenize(config.tokenizer), step_of(config, run)),
         ReadVokened(config.vokens, run.info),
         shards,
@@ -92,15 +91,15 @@ def plan(config: RevokenizeConfig) -> Plan:
         unit="tokens",
         count=lambda counts: counts["tokens"],
     )
-    found = found and found._replace(seconds=found.seconds + SECOND_STREAM_S)
+    if isinstance(found, Forecast):
+        found = found._replace(seconds=found.seconds + SECOND_STREAM_S)
     rows = [
-        ("corpus", f"{lines:,} lines in {len(shards):,} shards, {byte_size(sum(map(file_size, shards)))}"),
+        ("corpus", f"{lines:,} lines in {len(shards):,} shards, {byte_size(corpus_bytes(shards))}"),
         ("old tokens", f"{tokens:,}" if tokens else "not counted: no manifest"),
         ("vokens", f"level {run.level}, top {run.top_k}, of {run.keys:,} images"),
         ("new tokenizer", config.tokenizer),
         ("alignment", config.alignment),
         ("workers", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU"),
-        *([("expected time", why_not)] if why_not else []),
     ]
     return Plan(rows, found)
 
@@ -117,8 +116,8 @@ def voken_identity(config: RevokenizeConfig, tokenizer: str) -> dict[str, Any]:
     made = files.read_json(path) if files.exists(path) else {}
     kept = {name: made[name] for name in ("vokenize", "search", "model", "keys") if name in made}
     return kept | {
-        "tokens": bank_hash(config.new_tokens),
-        "moved_from": {"tokens": bank_hash(config.tokens), "vokens": bank_hash(config.vokens)},
+        "tokens": run_hash(config.new_tokens),
+        "moved_from": {"tokens": run_hash(config.tokens), "vokens": run_hash(config.vokens)},
         "tokenizer": tokenizer,
         "alignment": config.alignment,
     }
@@ -128,7 +127,7 @@ def body(config: RevokenizeConfig, run: Run) -> Report:
     """Stream the lines through the new tokenizer, then the vokens to the new tokens."""
     shards, old, tokenizer = plan_token_shards(config.tokens), open_run(config), tokenizer_identity(config)
     ids, lines, fact = [shard.id for shard in shards], sum(shard.stop - shard.start for shard in shards), Fact()
-    tokens = Ledger(config.new_tokens, {"tokens": bank_hash(config.tokens), "tokenizer": tokenizer})
+    tokens = Ledger(config.new_tokens, {"tokens": run_hash(config.tokens), "tokenizer": tokenizer})
     retokenize = Retokenize(config.tokenizer)
     with run.progress(2 * lines, "lines") as progress:
         for report in run_shards(shards, read_token_shard, retokenize, tokens, suffix="parquet", ray=config.ray):

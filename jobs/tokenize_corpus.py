@@ -35,7 +35,7 @@ class TokenizeCorpusConfig:
 def plan(config: TokenizeCorpusConfig) -> Plan:
     """Lines and shards, by one pass over the text."""
     shards = plan_line_shards(config.corpus, config.lines_per_shard)
-    found, why_not = forecast_of(
+    found = forecast_of(
         TokenizeLines(config.tokenizer),
         LineReader(config.corpus),
         shards,
@@ -44,7 +44,7 @@ def plan(config: TokenizeCorpusConfig) -> Plan:
         count=lambda counts: counts["lines"],
     )
     rows = [("corpus", config.corpus.path), ("shards", f"{len(shards):,} of {config.lines_per_shard:,} lines")]
-    return Plan([*rows, *([("expected time", why_not)] if why_not else [])], found)
+    return Plan(rows, found)
 
 
 def body(config: TokenizeCorpusConfig, run: Run) -> Report:

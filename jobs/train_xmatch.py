@@ -144,19 +144,19 @@ def plan(config: TrainXmatchConfig) -> Plan:
         ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} {unit}"),
         ("workers", f"{config.trainer.workers} x {config.trainer.cpus_per_worker} CPU, {config.trainer.precision}"),
     ]
-    found, why_not = forecast_training(config, train)
+    found = forecast_training(config, train)
     rows += [*_bad_rows("training", train), *_bad_rows("validation", valid)]
-    return Plan([*rows, *([("expected time", why_not)] if why_not else [])], found)
+    return Plan(rows, found)
 
 
-def forecast_training(config: TrainXmatchConfig, train: CaptionSet) -> tuple[Forecast | None, str]:
+def forecast_training(config: TrainXmatchConfig, train: CaptionSet) -> Forecast | str:
     """Make features for some images, train for some steps, and scale both to the run; or why not."""
     if why_not := can_measure(config.ray):
-        return None, why_not
+        return why_not
     if config.trainer.use_gpu and not torch.cuda.is_available():
-        return None, "not measured: the workers have GPUs, this machine has none"
+        return "not measured: the workers have GPUs, this machine has none"
     if config.text_features == "compute":
-        return None, "not measured: features of the captions come first"
+        return "not measured: features of the captions come first"
     samples, unit = sample_count(config, train)
     with tempfile.TemporaryDirectory(prefix="trial-") as folder:
         images, part, bank = None, train, config.features
@@ -164,7 +164,7 @@ def forecast_training(config: TrainXmatchConfig, train: CaptionSet) -> tuple[For
             bank = files.join(folder, "features")
             images, part = some_features(config, train, bank)
             if images is None or not part.captions:
-                return None, TOO_LITTLE
+                return TOO_LITTLE
         write_samples(part, files.join(folder, "data"), config.train)
         data = dict.fromkeys(("train", "valid"), files.join(folder, "data"))
         trainer = config.trainer
@@ -177,7 +177,7 @@ def forecast_training(config: TrainXmatchConfig, train: CaptionSet) -> tuple[For
             seconds=config.ray.calibration_s / 2,
             most=samples * trainer.epochs,
         )
-    return training_forecast(trial, images, len(train.image_ids), samples * trainer.epochs, trainer, unit), ""
+    return training_forecast(trial, images, len(train.image_ids), samples * trainer.epochs, trainer, unit)
 
 
 def some_features(config: TrainXmatchConfig, train: CaptionSet, bank: str) -> tuple[Sample | None, CaptionSet]:

@@ -14,6 +14,7 @@ from raydeploy.forecast import (
     PROCESS_BYTES,
     TOO_LITTLE,
     Fact,
+    Forecast,
     Sample,
     byte_size,
     can_measure,
@@ -21,12 +22,12 @@ from raydeploy.forecast import (
     measure_step,
     with_larger_stage,
 )
-from raydeploy.ledger import Ledger
+from raydeploy.ledger import Ledger, run_hash
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.search_actors import SearchActorsConfig, ShardedSearcher, health_rows, search_actors
 from raydeploy.streams import run_shards
 from vokenize.page import Line, PageConfig, build_page, page_lines
-from vokenize.tokens import plan_token_shards, read_token_shard
+from vokenize.tokens import corpus_bytes, known_tokens, plan_token_shards, read_token_shard
 from vokenize.voken_files import read_voken_shard
 from vokenize.vokenizer import VokenizeConfig, VokenizeShard, open_bank
 from xmatch.data import files
@@ -77,27 +78,20 @@ def plan(config: VokenizeCorpusConfig) -> Plan:
     lines, tokens = sum(shard.stop - shard.start for shard in shards), known_tokens(config.tokens)
     weights = weight_counts(config.model)
     memory = weights.total * 4 + PROCESS_BYTES + (0 if layout.has_search_actors else layout.bytes_per_actor)
-    why_not, found = can_measure(config.ray), None
-    if not why_not:
+    found: Forecast | str = can_measure(config.ray)
+    if not found:
         sample = measure(config, shards, shape, layout)
-        if sample is None:
-            why_not = TOO_LITTLE
-        else:
-            units = tokens or sample.units_in(len(shards))
-            found = forecast(sample, "tokens", units, config.ray, memory_bytes=memory)
+        units = tokens or (sample.units_in(len(shards)) if sample else 0)
+        found = forecast(sample, "tokens", units, config.ray, memory_bytes=memory) if sample else TOO_LITTLE
     rows = [
-        ("corpus", f"{lines:,} lines in {len(shards):,} shards, {byte_size(sum(map(file_size, shards)))}"),
+        ("corpus", f"{lines:,} lines in {len(shards):,} shards, {byte_size(corpus_bytes(shards))}"),
         ("tokens", f"{tokens:,}" if tokens else "not counted: no manifest"),
-        (
-            "key bank",
-            f"{shape.keys:,} images x {shape.width}, {byte_size(shape.stored_bytes)}",
-        ),
+        ("key bank", f"{shape.keys:,} images x {shape.width}, {byte_size(shape.stored_bytes)}"),
         ("vokens", f"level {config.vokenize.level}, top {config.vokenize.top_k}"),
         ("search", f"{'approximate' if is_approximate(config) else 'exact'}, backend {layout.backend}, {layout}"),
         ("memory for keys", f"{byte_size(layout.bytes_per_actor)} in each that holds them, at most"),
         *([("work", work_text(tokens, shape, weights.text))] if tokens else []),
         ("workers", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU, {config.ray.gpus_per_actor:g} GPU"),
-        *([("expected time", why_not)] if why_not else []),
     ]
     cpus = layout.shards * layout.replicas * config.vokenize.threads if layout.has_search_actors else 0
     return Plan(rows, found, cpus)
@@ -109,18 +103,6 @@ def measure(config: VokenizeCorpusConfig, shards: Sequence[Shard], shape: BankSh
     step = VokenizeShard(config.model, config.keys, config.vokenize, small)
     sample = measure_step(step, read_token_shard, shards, lambda counts: counts["tokens"], config.ray.calibration_s)
     return sample and with_larger_stage(sample, "search", shape.keys / max(1, small.key_count) / layout.shards)
-
-
-def known_tokens(folder: str) -> int:
-    """Tokens of a corpus, if its manifest says so; else 0."""
-    manifest = files.join(folder, "manifest.json")
-    return int(files.read_json(manifest)["counts"].get("tokens", 0)) if files.exists(manifest) else 0
-
-
-def file_size(shard: Shard) -> int:
-    """Bytes of a shard's file."""
-    filesystem, inside = files.filesystem_of(shard.source)
-    return int(filesystem.get_file_info(inside).size)
 
 
 def work_text(tokens: int, shape: BankShape, weights: int) -> str:
@@ -138,7 +120,7 @@ def body(config: VokenizeCorpusConfig, run: Run) -> Report:
         "search": [config.vokenize.backend, asdict(config.vokenize.approximate)] if is_approximate(config) else "exact",
         "model": model_hash(config.model),
         "keys": open_key_bank(config.keys).hash,
-        "tokens": bank_hash(config.tokens),
+        "tokens": run_hash(config.tokens),
     }
     ledger = Ledger(config.output, identity)
     lines, fact = sum(shard.stop - shard.start for shard in shards), Fact()
@@ -235,15 +217,6 @@ def write_page(config: VokenizeCorpusConfig, figures: Sequence[tuple[str, str]])
     path = files.join(config.output, "page.html")
     files.write_bytes(path, render(page).encode())
     return path
-
-
-def bank_hash(folder: str) -> str:
-    """What identifies a finished folder: the hash of its manifest, or else of the names and hashes of its files."""
-    manifest = files.join(folder, "manifest.json")
-    if files.exists(manifest):
-        return files.sha256(manifest)
-    names = files.list_files(folder) if files.is_folder(folder) else [folder]
-    return " ".join(f"{name.rsplit('/', 1)[-1]}:{files.sha256(name)}" for name in names)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import torch
+from rich import filesize
 
 from raydeploy.connect import RayConfig
 from raydeploy.environment import joins_a_cluster
@@ -177,7 +178,7 @@ def forecast_of(
     unit: str,
     count: Callable[[Mapping[str, int]], int],
     memory_bytes: float = 0,
-) -> tuple[Forecast | None, str]:
+) -> Forecast | str:
     """Measure a step and scale it to all its shards.
 
     Args:
@@ -190,14 +191,14 @@ def forecast_of(
         memory_bytes: of one worker, at least.
 
     Returns:
-        The forecast, or None and why there is none.
+        The forecast, or why there is none.
     """
     if why_not := can_measure(ray):
-        return None, why_not
+        return why_not
     sample = measure_step(step, reader, shards, count, ray.calibration_s)
     if sample is None:
-        return None, TOO_LITTLE
-    return forecast(sample, unit, sample.units_in(len(shards)), ray, memory_bytes=memory_bytes), ""
+        return TOO_LITTLE
+    return forecast(sample, unit, sample.units_in(len(shards)), ray, memory_bytes=memory_bytes)
 
 
 def with_larger_stage(sample: Sample, stage: str, factor: float) -> Sample:
@@ -227,8 +228,10 @@ def forecast(sample: Sample, unit: str, units: float, ray: RayConfig, *, memory_
     return Forecast(unit, units, seconds, stages, max(memory_bytes, PROCESS_BYTES + sample.memory_bytes), basis)
 
 
-def forecast_rows(found: Forecast) -> list[tuple[str, str]]:
-    """Rows of a plan."""
+def forecast_rows(found: Forecast | str) -> list[tuple[str, str]]:
+    """Rows of a plan: the forecast, or why there is none; nothing where none was tried."""
+    if isinstance(found, str):
+        return [("expected time", found)] if found else []
     shares = sum(found.stages.values())
     parts = [f"{name} {value / shares:.0%}" for name, value in found.stages.items()] if shares else []
     rows = [("expected time", f"{duration(found.seconds)} for {found.units:,.0f} {found.unit}")]
@@ -282,4 +285,4 @@ def duration(seconds: float) -> str:
 
 def byte_size(count: float) -> str:
     """Bytes as a person says them."""
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    return filesize.decimal(round(count))

@@ -87,6 +87,15 @@ def mark_done(output: str, shard_id: str, marker: Marker) -> None:
         )
 
 
+def run_hash(folder: str) -> str:
+    """What identifies a finished folder: the hash of its manifest, or else of the names and hashes of its files."""
+    manifest = files.join(folder, "manifest.json")
+    if files.exists(manifest):
+        return files.sha256(manifest)
+    names = files.list_files(folder) if files.is_folder(folder) else [folder]
+    return " ".join(f"{name.rsplit('/', 1)[-1]}:{files.sha256(name)}" for name in names)
+
+
 class Ledger:
     """The record of one run's output folder.
 

@@ -56,12 +56,12 @@ class Plan:
 
     Attributes:
         rows: (name, value), for a person.
-        forecast: how long it will take, where that was measured.
+        forecast: how long it will take, or why that is not known; "" where it was not asked.
         extra_cpus: of actors beside the workers that `ray.actors` counts.
     """
 
     rows: list[tuple[str, str]]
-    forecast: Forecast | None = None
+    forecast: Forecast | str = ""
     extra_cpus: float = 0
 
 
@@ -199,14 +199,12 @@ def run_job(
             return 0
         check_output(loaded.config.output)
         planned = plan(loaded.config)
-        show_rows(
-            console, f"{name}: plan", planned.rows + (forecast_rows(planned.forecast) if planned.forecast else [])
-        )
+        show_rows(console, f"{name}: plan", planned.rows + forecast_rows(planned.forecast))
         if loaded.plan_only:
             return 0
         report, seconds = _execute(name, loaded.config, planned, body, console, uses_ray)
         show_rows(console, f"{name}: done", report.rows)
-        if planned.forecast and report.fact:
+        if isinstance(planned.forecast, Forecast) and report.fact:
             show_rows(console, f"{name}: forecast beside fact", compared_rows(planned.forecast, report.fact, seconds))
         if report.text:
             console.print(report.text, highlight=False, markup=False)
@@ -241,7 +239,7 @@ def _execute(
         raise
     seconds = time.monotonic() - started
     record = {"job": name, "seconds": seconds, "rows": dict(report.rows), "values": report.values}
-    if planned.forecast and report.fact:
+    if isinstance(planned.forecast, Forecast) and report.fact:
         record |= compared_values(planned.forecast, report.fact, seconds)
     files.write_json(files.join(output, "run", "report.json"), record)
     run.log("finished", job=name, seconds=seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -122,6 +123,19 @@ def plan_token_shards(folder: str) -> list[Shard]:
         shards.append(Shard(path.rsplit("/", 1)[-1].removesuffix(".parquet"), path, first, first + rows))
         first += rows
     return shards
+
+
+def known_tokens(folder: str) -> int:
+    """Tokens of a corpus, if its manifest says so; else 0."""
+    manifest = files.join(folder, "manifest.json")
+    return int(files.read_json(manifest)["counts"].get("tokens", 0)) if files.exists(manifest) else 0
+
+
+def corpus_bytes(shards: Sequence[Shard]) -> int:
+    """Bytes of the files of token shards."""
+    folders = {shard.source.rsplit("/", 1)[0] for shard in shards}
+    sizes = {f"{folder}/{name}": size for folder in folders for name, size in files.sizes(folder).items()}
+    return sum(sizes[shard.source] for shard in shards)
 
 
 def read_token_shard(shard: Shard) -> pa.Table:
