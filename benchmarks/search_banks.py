@@ -88,9 +88,9 @@ def token_embeddings(count: int) -> tuple[np.ndarray, np.ndarray]:
     encoder = DualEncoderText(model, tokens_per_batch=4096)
     tokenizer, found, total = load_tokenizer(str(EXAMPLES / "matcher")), [], 0
     for first, second in itertools.product(lines, lines[::-1]):
-        tokens, _ = encoder.encode([tokenizer(f"{first} {second}", add_special_tokens=False)["input_ids"]], "token")
-        found += tokens
-        total += len(tokens[0])
+        ids = np.array(tokenizer(f"{first} {second}", add_special_tokens=False)["input_ids"])
+        found += [group.tokens for group in encoder.encode(ids, np.array([len(ids)]))]
+        total += len(ids)
         if total >= count + QUERIES:
             break
     rows = unit(np.concatenate(found))

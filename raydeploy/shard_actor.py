@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ class ShardActor:
         self.step, self.output, self.suffix = step, output, suffix
         self.notes = AttemptNotes(output) if faults else None
         self.watchdog = Watchdog(faults.stuck_after_s, faults.frozen_after_s) if faults else None
+        self._steps = ThreadPoolExecutor(1, "step")
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """A row for each shard of the block, with its report."""
@@ -85,21 +87,30 @@ class ShardActor:
         return pa.table({"report": pa.array([json.dumps(report._asdict()) for report in reports])})
 
     def run_shard(self, shard_id: str, rows: pa.Table) -> ShardReport:
-        """Run the step on one shard and publish what it makes; a shard that is done already is left alone."""
+        """Run the step on one shard and publish what it makes; a shard that is done already is left alone.
+
+        Several threads may call this: the step runs in one thread of its own, one shard after the other, while what
+        was made before is published.
+        """
         if files.exists(marker_path(self.output, shard_id)):
             marker = read_marker(self.output, shard_id)
             return ShardReport(shard_id, marker.counts, {}, quarantined=marker.quarantined)
+        made, report = self._steps.submit(self._make, shard_id, rows).result()
+        started = time.perf_counter()
+        self._publish(shard_id, len(rows), made)
+        return report._replace(seconds={**report.seconds, "publish": time.perf_counter() - started})
+
+    def _make(self, shard_id: str, rows: pa.Table) -> tuple[StepOutput, ShardReport]:
+        """What the step makes of one shard, and the report of it before it is published."""
         before, counted = dict(getattr(self.step, "seconds", {})), dict(getattr(self.step, "tallies", {}))
         left_out = self._harmful(shard_id, rows)
         table, counts, quarantine = self._run(shard_id, _without(self.step, rows, left_out))
         quarantine = pa.concat_tables([quarantine, _left_out_rows(shard_id, rows, left_out)])
-        started = time.perf_counter()
-        self._publish(shard_id, len(rows), StepOutput(table, counts, quarantine))
-        after = {**getattr(self.step, "seconds", {}), "publish": time.perf_counter() - started}
-        seconds = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        seconds = {name: value - before.get(name, 0.0) for name, value in getattr(self.step, "seconds", {}).items()}
         tallies = {name: value - counted.get(name, 0) for name, value in getattr(self.step, "tallies", {}).items()}
         notes = dict(getattr(self.step, "notes", {}))
-        return ShardReport(shard_id, counts, seconds, peak_memory(), tallies, notes, len(quarantine))
+        report = ShardReport(shard_id, counts, seconds, peak_memory(), tallies, notes, len(quarantine))
+        return StepOutput(table, counts, quarantine), report
 
     def _harmful(self, shard_id: str, rows: pa.Table) -> tuple[int, ...]:
         """Positions of rows that take their worker down, as far as is known; looks for more where the notes say so."""

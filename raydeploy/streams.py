@@ -21,6 +21,8 @@ from xmatch.data.steps import Reader, Shard, Step
 from xmatch.errors import InputError
 
 READERS_PER_ACTOR = 2
+SHARDS_IN_ACTOR = 2
+"""One is worked on while the one before is published."""
 
 
 class ReadShards:
@@ -95,7 +97,12 @@ def run_shards(
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray_data.ActorPoolStrategy(size=min(ray.actors, len(remaining)), max_tasks_in_flight_per_actor=2),
+        compute=ray_data.ActorPoolStrategy(
+            size=min(ray.actors, len(remaining)),
+            max_tasks_in_flight_per_actor=SHARDS_IN_ACTOR,
+            enable_true_multi_threading=True,
+        ),
+        max_concurrency=SHARDS_IN_ACTOR,
         num_cpus=ray.cpus_per_actor,
         num_gpus=ray.gpus_per_actor or None,
     )

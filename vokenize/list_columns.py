@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,3 +37,11 @@ def list_column(
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     mask = pa.array(nulls) if nulls.any() else None
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind.value_type), type=kind, mask=mask)
+
+
+def blanked(rows: pa.Table, name: str, positions: Sequence[int], value: object) -> pa.Table:
+    """A table with `value` in one column at some rows, everything else kept."""
+    place = rows.column_names.index(name)
+    field, marked = rows.schema.field(place), np.zeros(len(rows), bool)
+    marked[list(positions)] = True
+    return rows.set_column(place, field, pc.if_else(pa.array(marked), pa.scalar(value, field.type), rows[name]))

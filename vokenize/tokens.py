@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
+from vokenize.list_columns import blanked, list_column, values_of
+from vokenize.ragged import starts_of
 from xmatch.data import files
 from xmatch.data.steps import Shard, StepOutput, no_quarantine
 from xmatch.errors import InputError
@@ -57,36 +61,41 @@ class TokenizeLines:
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.name)
         table = tokenize(self._tokenizer, rows.column("line_id").to_pylist(), rows.column("text").to_pylist())
-        tokens = sum(len(ids) for ids in table.column("token_ids").to_pylist() if ids)
-        empty = table.column("token_ids").null_count
+        tokens = len(values_of(table["token_ids"]))
+        empty = table["token_ids"].null_count
         return StepOutput(table, {"lines": len(table), "tokens": tokens, "empty_lines": empty}, no_quarantine())
 
-    def leave_out(self, rows: pa.Table, positions: list[int]) -> pa.Table:
+    def leave_out(self, rows: pa.Table, positions: Sequence[int]) -> pa.Table:
         """The rows with some texts empty: every line of the corpus keeps its row."""
-        texts = ["" if at in set(positions) else text for at, text in enumerate(rows["text"].to_pylist())]
-        place = rows.column_names.index("text")
-        return rows.set_column(place, rows.schema.field(place), pa.array(texts, rows.schema.field(place).type))
+        return blanked(rows, "text", positions, "")
 
 
 def tokenize(tokenizer: Any, line_ids: list[int], texts: list[str]) -> pa.Table:
-    """Lines to a table of TOKEN_SCHEMA."""
-    encoded = tokenizer(
-        texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
-    )
-    ids: list[list[int] | None] = [row or None for row in encoded["input_ids"]]
-    offsets = encoded["offset_mapping"]
-    starts = [[start for start, _ in row] if row else None for row in offsets]
-    ends = [[end for _, end in row] if row else None for row in offsets]
-    turns = [_turns(text, row) if row else None for text, row in zip(texts, starts, strict=True)]
-    columns = (line_ids, texts, ids, starts, ends, turns)
-    arrays = [pa.array(column, f.type) for column, f in zip(columns, TOKEN_SCHEMA, strict=True)]
-    return pa.table(arrays, schema=TOKEN_SCHEMA)
+    """Lines to a table of TOKEN_SCHEMA.
 
-
-def _turns(text: str, starts: list[int]) -> list[int]:
-    if "\t" not in text:
-        return [0] * len(starts)
-    return [text.count("\t", 0, start) for start in starts]
+    Args:
+        tokenizer: a fast one; whole lines are tokenized, whatever padding or truncation it was saved with.
+        line_ids: (n,) of the lines.
+        texts: (n,) the lines.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
+    total, chained = int(counts.sum()), itertools.chain.from_iterable
+    ids = np.fromiter(chained(encoding.ids for encoding in encodings), np.int32, total)
+    offsets = np.fromiter(chained(chained(encoding.offsets for encoding in encodings)), np.int32, 2 * total)
+    starts, ends = offsets[::2], offsets[1::2]
+    turns, first = np.zeros(total, np.int16), starts_of(counts)
+    for line in (at for at, text in enumerate(texts) if "\t" in text):
+        own = slice(first[line], first[line] + counts[line])
+        turns[own] = [texts[line].count("\t", 0, start) for start in starts[own].tolist()]
+    columns = [
+        list_column(flat, counts, counts == 0, TOKEN_SCHEMA.field(name).type)
+        for name, flat in (("token_ids", ids), ("starts", starts), ("ends", ends), ("turns", turns))
+    ]
+    return pa.table([pa.array(line_ids, pa.int64()), pa.array(texts, pa.string()), *columns], schema=TOKEN_SCHEMA)
 
 
 def token_shard_files(folder: str) -> list[str]:

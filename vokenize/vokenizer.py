@@ -1,6 +1,6 @@
 """The chain for one shard: tokens to queries to the best images, which are the vokens.
 
-Shapes: P pieces (encoder windows), L tokens of a piece, D the shared space, k images per query.
+Shapes: P pieces (encoder windows), T tokens of all of them, D the shared space, k images per query.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from vokenize.windows import WindowPolicy, cut, window_lengths
+from vokenize.list_columns import blanked, counts_of, list_column, values_of
+from vokenize.ragged import Int64, distinct, ranges, starts_of
+from vokenize.text_encoder import DualEncoderText, Float32, Precision, TextEncoder
+from vokenize.windows import WindowPolicy, window_lengths
 from xmatch.data.steps import StepOutput, no_quarantine
 from xmatch.errors import InputError
 from xmatch.models.dual_encoder import DualEncoder
@@ -40,8 +43,6 @@ VOKEN_SCHEMA = pa.schema(
 `sentence_scores` k entries a piece. All lists are null for a line without tokens, and those of a level that was not
 asked for are null throughout. A voken is the row of an image in the key bank; scores are inner products."""
 
-Float32 = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, kw_only=True)
 class VokenizeConfig:
@@ -57,6 +58,9 @@ class VokenizeConfig:
     """`balanced`: pieces of equal length. `original`: as the originals cut, with tiny tails."""
     tokens_per_batch: int = 4096
     """Padded tokens in one forward pass; part of what makes the output repeat bit for bit."""
+    precision: Precision = "float32"
+    """Number format of the text tower: `bfloat16` is faster where the processor or GPU has it, and moves a few vokens
+    whose best images are nearly equal."""
     threads: int = 1
     """torch and search threads of each actor; part of what makes the output repeat bit for bit."""
     backend: Literal["auto", "native", "torch", "triton", "faiss", "ivf", "ivfpq", "hnsw", "cagra"] = "auto"
@@ -73,109 +77,65 @@ class VokenizeConfig:
             raise InputError("vokenize: top_k, window, tokens_per_batch and threads must be at least 1.")
 
 
-class TextEncoder(Protocol):
-    """Encodes pieces of token ids, without special tokens."""
-
-    def encode(self, pieces: Sequence[Sequence[int]], level: str) -> tuple[list[Float32], Float32]:
-        """Unit embeddings of each piece's own tokens, (L, D) each, and of each piece, (P, D); empty if not asked."""
-        ...
-
-
 class Assigned(NamedTuple):
-    """Vokens of one piece: (L, k) ids and scores of its tokens, (k,) of the piece; None where not asked for."""
+    """Vokens of P pieces of T tokens in all; None where not asked for.
 
-    tokens: npt.NDArray[np.int64] | None
+    Attributes:
+        tokens: (T, k) int64, images of each token, piece by piece.
+        token_scores: (T, k) float32.
+        sentences: (P, k) int64, images of each piece.
+        sentence_scores: (P, k) float32.
+    """
+
+    tokens: Int64 | None
     token_scores: Float32 | None
-    sentence: npt.NDArray[np.int64] | None
+    sentences: Int64 | None
     sentence_scores: Float32 | None
 
 
-class DualEncoderText:
-    """The text tower of a dual encoder, fed with token ids in batches of a padded-token budget."""
-
-    def __init__(self, model: DualEncoder, tokens_per_batch: int) -> None:
-        self.model, self.tokens_per_batch = model, tokens_per_batch
-        tokenizer = model.tokenizer
-        self.vocabulary = len(tokenizer)
-        probe = tokenizer("", add_special_tokens=True)["input_ids"]
-        self.prefix, self.suffix = probe[: len(probe) // 2], probe[len(probe) // 2 :]
-        self.pad = tokenizer.pad_token_id
-
-    def encode(self, pieces: Sequence[Sequence[int]], level: str) -> tuple[list[Float32], Float32]:
-        """Embeddings of pieces; the batches are a function of the pieces alone."""
-        order = sorted(range(len(pieces)), key=lambda i: (len(pieces[i]), tuple(pieces[i])))
-        tokens: list[Float32] = [np.zeros((0, 0), np.float32)] * len(pieces)
-        sentences = np.zeros((len(pieces), self.model.config.dim), np.float32)
-        for batch in self._batches(pieces, order):
-            ids, mask = self._pad([pieces[i] for i in batch])
-            with torch.inference_mode():
-                at_tokens, at_sentence = self.model.embed_text_both(ids, mask)
-            if level != "sentence":
-                found = at_tokens.float().cpu().numpy()
-                for row, i in enumerate(batch):
-                    first = len(self.prefix)
-                    tokens[i] = found[row, first : first + len(pieces[i])]
-            sentences[batch] = at_sentence.float().cpu().numpy()
-        return tokens, sentences
-
-    def _batches(self, pieces: Sequence[Sequence[int]], order: Sequence[int]) -> list[list[int]]:
-        batches: list[list[int]] = []
-        for i in order:
-            width = len(pieces[i]) + len(self.prefix) + len(self.suffix)
-            if not batches or (len(batches[-1]) + 1) * width > self.tokens_per_batch:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
-
-    def _pad(self, pieces: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [[*self.prefix, *piece, *self.suffix] for piece in pieces]
-        width = max(len(row) for row in rows)
-        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        return ids.to(self.model.device), mask.to(self.model.device)
-
-
 def assign_vokens(
-    pieces: Sequence[Sequence[int]],
+    tokens: Int64,
+    lengths: Int64,
     encoder: TextEncoder,
     searcher: TopK,
     level: str,
     k: int,
     seconds: dict[str, float] | None = None,
-) -> list[Assigned]:
+) -> Assigned:
     """The best images of each piece's tokens, of each piece, or of both.
 
     Args:
-        pieces: P lists of token ids, without special tokens, none empty.
+        tokens: (T,) token ids of P pieces end to end, without special tokens.
+        lengths: (P,) tokens of each piece, none 0.
         encoder: makes the queries.
         searcher: over the key bank.
         level: "token", "sentence" or "both".
         k: images per query.
         seconds: time spent in "encoder" and "search" is added here.
-
-    Returns:
-        P results, in order.
     """
-    if not pieces:
-        return []
-    clock = seconds if seconds is not None else {}
+    clock, starts = seconds if seconds is not None else {}, starts_of(lengths)
+    at_tokens = _empty(len(tokens), k) if level != "sentence" else (None, None)
+    at_pieces = _empty(len(lengths), k) if level != "token" else (None, None)
+    groups = encoder.encode(tokens, lengths)
     started = time.perf_counter()
-    tokens, sentences = encoder.encode(pieces, level)
-    encoded = time.perf_counter()
-    results = [Assigned(None, None, None, None)] * len(pieces)
-    if level != "sentence":
-        found = searcher.search(np.concatenate(tokens), k)
-        ends = np.cumsum([len(piece) for piece in pieces])[:-1]
-        ids, scores = np.split(found.ids, ends), np.split(found.scores, ends)
-        results = [r._replace(tokens=i, token_scores=s) for r, i, s in zip(results, ids, scores, strict=True)]
-    if level != "token":
-        whole = searcher.search(sentences, k)
-        results = [
-            r._replace(sentence=i, sentence_scores=s) for r, i, s in zip(results, whole.ids, whole.scores, strict=True)
-        ]
-    clock["encoder"] = clock.get("encoder", 0.0) + encoded - started
-    clock["search"] = clock.get("search", 0.0) + time.perf_counter() - encoded
-    return results
+    for group in groups:
+        encoded = time.perf_counter()
+        if at_tokens[0] is not None:
+            found = searcher.search(group.tokens, k)
+            own = ranges(starts[group.pieces], lengths[group.pieces])
+            at_tokens[0][own], at_tokens[1][own] = found.ids, found.scores
+        if at_pieces[0] is not None:
+            found = searcher.search(group.sentences, k)
+            at_pieces[0][group.pieces], at_pieces[1][group.pieces] = found.ids, found.scores
+        searched = time.perf_counter()
+        clock["encoder"] = clock.get("encoder", 0.0) + encoded - started
+        clock["search"] = clock.get("search", 0.0) + searched - encoded
+        started = searched
+    return Assigned(*at_tokens, *at_pieces)
+
+
+def _empty(rows: int, k: int) -> tuple[Int64, Float32]:
+    return np.empty((rows, k), np.int64), np.empty((rows, k), np.float32)
 
 
 class VokenizeShard:
@@ -211,7 +171,7 @@ class VokenizeShard:
                 )
             if keys < self.config.top_k:
                 raise InputError(f"top_k is {self.config.top_k}, but {self.keys!r} has only {keys} images.")
-            encoder = DualEncoderText(model, self.config.tokens_per_batch)
+            encoder = DualEncoderText(model, self.config.tokens_per_batch, self.config.precision)
             searcher = self.searcher or open_bank(self.keys, self.config)(0, keys, self.config.threads)
             self._ready = encoder, searcher, encoder.vocabulary
             self.seconds["load"] = time.perf_counter() - started
@@ -224,30 +184,24 @@ class VokenizeShard:
             InputError: a token id is out of the vocabulary; names the line.
         """
         encoder, searcher, vocabulary = self._load()
-        lines = rows.column("token_ids").to_pylist()
-        line_ids = rows.column("line_id").to_pylist()
-        check_vocabulary(lines, line_ids, vocabulary)
-        table = vokenize_lines(lines, line_ids, encoder, searcher, self.config, self.seconds)
-        tokens = token_count(lines)
+        check_vocabulary(rows, vocabulary)
+        table = vokenize_rows(rows, encoder, searcher, self.config, self.seconds)
+        tokens = len(values_of(rows["token_ids"]))
         if isinstance(searcher, Searcher):
             self.notes["backend"] = searcher.backend
             self.tallies = searcher.counts._asdict()
-        return StepOutput(table, {"lines": len(lines), "tokens": tokens, "vokens": tokens}, no_quarantine())
+        return StepOutput(table, {"lines": len(rows), "tokens": tokens, "vokens": tokens}, no_quarantine())
 
     def leave_out(self, rows: pa.Table, positions: Sequence[int]) -> pa.Table:
         """The rows with some lines as if they had no tokens: every line of the corpus keeps its row."""
-        lines = [None if at in set(positions) else line for at, line in enumerate(rows["token_ids"].to_pylist())]
-        place = rows.column_names.index("token_ids")
-        return rows.set_column(place, rows.schema.field(place), pa.array(lines, rows.schema.field(place).type))
+        return blanked(rows, "token_ids", positions, None)
 
     def queries(self, rows: pa.Table) -> Float32:
         """What is searched for of a shard's rows, (Q, D): tokens, or sentences where only these are wanted."""
         encoder, _, _ = self._load()
-        lines = [line for line in rows["token_ids"].to_pylist() if line]
-        sizes = [window_lengths(len(line), self.config.window, self.config.window_policy) for line in lines]
-        pieces = [tuple(p) for line, size in zip(lines, sizes, strict=True) for p in cut(line, size)]
-        tokens, sentences = encoder.encode(pieces, self.config.level)
-        return sentences if self.config.level == "sentence" else np.concatenate(tokens)
+        pieces = pieces_of(counts_of(rows["token_ids"]), self.config)[1]
+        groups = encoder.encode(values_of(rows["token_ids"]).astype(np.int64), pieces)
+        return np.concatenate([g.sentences if self.config.level == "sentence" else g.tokens for g in groups])
 
 
 def open_bank(keys: str, config: VokenizeConfig) -> OpenBank:
@@ -255,59 +209,73 @@ def open_bank(keys: str, config: VokenizeConfig) -> OpenBank:
     return OpenBank(keys, config.backend, config.device, config.approximate)
 
 
-def token_count(lines: Sequence[Sequence[int] | None]) -> int:
-    """Tokens of all lines."""
-    return sum(len(line) for line in lines if line)
-
-
-def check_vocabulary(lines: Sequence[Sequence[int] | None], line_ids: Sequence[int], size: int) -> None:
-    """Check that every token id is in the vocabulary.
+def check_vocabulary(rows: pa.Table, size: int) -> None:
+    """Check that every token id of a token shard is in a vocabulary of that size.
 
     Raises:
         InputError: one is not; names line and id.
     """
-    for line_id, line in zip(line_ids, lines, strict=True):
-        if line and not 0 <= min(line) <= max(line) < size:
-            bad = next(token for token in line if not 0 <= token < size)
-            raise InputError(
-                f"line {line_id} has token id {bad}, but the model's vocabulary has {size} words. The corpus was "
-                "tokenized with another tokenizer; run jobs/tokenize_corpus.py with this model's."
-            )
+    tokens = values_of(rows["token_ids"])
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= size))
+    if len(wrong):
+        line = int(np.searchsorted(np.cumsum(counts_of(rows["token_ids"])), wrong[0], side="right"))
+        raise InputError(
+            f"line {rows['line_id'][line]} has token id {tokens[wrong[0]]}, but the model's vocabulary has {size} "
+            "words. The corpus was tokenized with another tokenizer; run jobs/tokenize_corpus.py with this model's."
+        )
 
 
-def vokenize_lines(
-    lines: Sequence[Sequence[int] | None],
-    line_ids: Sequence[int],
+def pieces_of(counts: Int64, config: VokenizeConfig) -> tuple[Int64, Int64]:
+    """(lines,) int64 pieces of each line, and (P,) int64 tokens of each piece, from (lines,) tokens of each line."""
+    if not (counts > config.window).any():
+        return (counts > 0).astype(np.int64), counts[counts > 0]
+    pieces = [window_lengths(count, config.window, config.window_policy) for count in counts.tolist()]
+    return np.array([len(p) for p in pieces], np.int64), np.array([n for p in pieces for n in p], np.int64)
+
+
+def vokenize_rows(
+    rows: pa.Table,
     encoder: TextEncoder,
     searcher: TopK,
     config: VokenizeConfig,
     seconds: dict[str, float] | None = None,
 ) -> pa.Table:
-    """Lines of token ids to a table of VOKEN_SCHEMA; a line without tokens (None or empty) has null lists."""
-    lengths = [window_lengths(len(line or ()), config.window, config.window_policy) for line in lines]
-    pieces = [[tuple(p) for p in cut(line or (), size)] for line, size in zip(lines, lengths, strict=True)]
-    unique = list(dict.fromkeys(piece for line in pieces for piece in line))
-    found = dict(
-        zip(unique, assign_vokens(unique, encoder, searcher, config.level, config.top_k, seconds), strict=True)
-    )
-    columns: list[list[object]] = [[], [], [], [], [], []]
-    for line_id, line, size in zip(line_ids, pieces, lengths, strict=True):
-        parts = [found[piece] for piece in line]
-        row = (
-            line_id,
-            size or None,
-            _flat([p.tokens for p in parts]),
-            _flat([p.token_scores for p in parts]),
-            _flat([p.sentence for p in parts]),
-            _flat([p.sentence_scores for p in parts]),
-        )
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-    info = {"schema": SCHEMA_VERSION, "top_k": config.top_k, "level": config.level, "keys": searcher.key_count}
-    schema = VOKEN_SCHEMA.with_metadata({"vokenray": json.dumps(info, sort_keys=True)})
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, VOKEN_SCHEMA, strict=True)], schema=schema)
+    """Lines of token ids to a table of VOKEN_SCHEMA; a line without tokens (null or empty) has null lists.
+
+    Identical pieces are encoded and searched once.
+
+    Args:
+        rows: line_id int64 and token_ids list<int32>, a row a line.
+        encoder: makes the queries.
+        searcher: over the key bank.
+        config: level, images per query, windows.
+        seconds: time of the stages is added here.
+    """
+    k, tokens = config.top_k, values_of(rows["token_ids"]).astype(np.int64)
+    counts = counts_of(rows["token_ids"])
+    per_line, lengths = pieces_of(counts, config)
+    unique, which = distinct(tokens, lengths)
+    own = tokens[ranges(starts_of(lengths)[unique], lengths[unique])]
+    found = assign_vokens(own, lengths[unique], encoder, searcher, config.level, k, seconds)
+    at_tokens = ranges(starts_of(lengths[unique])[which], lengths)
+    empty = counts == 0
+    columns = [
+        rows["line_id"].cast(pa.int64()),
+        list_column(lengths.astype(np.int32), per_line, empty, pa.list_(pa.int32())),
+        _column(found.tokens, at_tokens, counts, empty, pa.list_(pa.int32())),
+        _column(found.token_scores, at_tokens, counts, empty, pa.list_(pa.float32())),
+        _column(found.sentences, which, per_line, empty, pa.list_(pa.int32())),
+        _column(found.sentence_scores, which, per_line, empty, pa.list_(pa.float32())),
+    ]
+    info = {"schema": SCHEMA_VERSION, "top_k": k, "level": config.level, "keys": searcher.key_count}
+    return pa.table(columns, schema=VOKEN_SCHEMA.with_metadata({"vokenray": json.dumps(info, sort_keys=True)}))
 
 
-def _flat(parts: Sequence[npt.NDArray[np.generic] | None]) -> npt.NDArray[np.generic] | None:
-    there = [part.reshape(-1) for part in parts if part is not None]
-    return np.concatenate(there) if there else None
+def _column(
+    found: npt.NDArray[Any] | None, places: Int64, counts: Int64, empty: npt.NDArray[np.bool_], kind: pa.DataType
+) -> pa.Array:
+    """(…, k) results at `places`, as one list a line; nulls throughout where there are none."""
+    if found is None:
+        return pa.nulls(len(counts), kind)
+    flat = found[places].astype(kind.value_type.to_pandas_dtype()).reshape(-1)
+    return list_column(flat, counts * found.shape[1], empty, kind)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 from small_models import golden
+
+from vokenize.text_encoder import Encoded
 
 KEYS = golden("vokenizer")
 
@@ -16,9 +19,11 @@ class StubEncoder:
     def __init__(self) -> None:
         self.table = np.array(KEYS["token_table_E"], np.float64)
 
-    def encode(self, pieces: Sequence[Sequence[int]], level: str) -> tuple[list[np.ndarray], np.ndarray]:
-        rows = [self.rows(piece) for piece in pieces]
-        return [row[1:-1] for row in rows], np.stack([row[0] for row in rows])
+    def encode(self, tokens: np.ndarray, lengths: np.ndarray) -> Iterator[Encoded]:
+        if len(lengths):
+            rows = [self.rows(piece) for piece in np.split(tokens, np.cumsum(lengths)[:-1])]
+            own = np.concatenate([row[1:-1] for row in rows])
+            yield Encoded(np.arange(len(lengths)), own, np.stack([row[0] for row in rows]))
 
     def rows(self, piece: Sequence[int]) -> np.ndarray:
         table = self.table[[KEYS["cls"], *piece, KEYS["sep"]]]
@@ -29,9 +34,15 @@ class StubEncoder:
 class WithSpecials(StubEncoder):
     """Gives the special positions too, which the golden results have."""
 
-    def encode(self, pieces: Sequence[Sequence[int]], level: str) -> tuple[list[np.ndarray], np.ndarray]:
-        rows = [self.rows(piece[1:-1]) for piece in pieces]
-        return rows, np.stack([row[0] for row in rows])
+    def encode(self, tokens: np.ndarray, lengths: np.ndarray) -> Iterator[Encoded]:
+        rows = [self.rows(piece[1:-1]) for piece in np.split(tokens, np.cumsum(lengths)[:-1])]
+        yield Encoded(np.arange(len(lengths)), np.concatenate(rows), np.stack([row[0] for row in rows]))
+
+
+def line_rows(lines: Sequence[Sequence[int] | None]) -> pa.Table:
+    """Token ids of lines, counted from 0, as the columns that are read of a token shard."""
+    ids = pa.array([None if line is None else list(line) for line in lines], pa.list_(pa.int32()))
+    return pa.table({"line_id": pa.array(range(len(lines)), pa.int64()), "token_ids": ids})
 
 
 def golden_bank() -> tuple[list[str], list[str], np.ndarray]:

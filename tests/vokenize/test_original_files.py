@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from small_models import golden
-from stub_encoder import KEYS, StubEncoder, golden_bank
+from stub_encoder import KEYS, StubEncoder, golden_bank, line_rows
 
 from vokenize.original_tokens import (
     export_tokens,
@@ -27,7 +27,7 @@ from vokenize.original_vokens import (
     voken_base_name,
 )
 from vokenize.tokens import tokenize
-from vokenize.vokenizer import VokenizeConfig, vokenize_lines
+from vokenize.vokenizer import VokenizeConfig, vokenize_rows
 from xmatch.errors import InputError
 from xmatch.search import build_searcher
 
@@ -97,7 +97,7 @@ def test_token_ids_out_of_the_vocabulary_name_their_row(tmp_path: Path, tokenize
 def voken_table(level: str, k: int = 1, lines=SENTENCES) -> pa.Table:
     _, _, keys = golden_bank()
     config = VokenizeConfig(level=level, top_k=k, window=128, window_policy="original")
-    return vokenize_lines(lines, list(range(len(lines))), StubEncoder(), build_searcher(keys), config)
+    return vokenize_rows(line_rows(lines), StubEncoder(), build_searcher(keys), config)
 
 
 @pytest.mark.parametrize("level", ["token", "sentence"])
@@ -187,7 +187,7 @@ def test_overlong_sentences_rejoin_as_in_the_original() -> None:
     ids = KEYS["overlength"]["ids"]
     _, _, keys = golden_bank()
     config = VokenizeConfig(level="sentence", window=case["upper_bound"], window_policy="original")
-    row = vokenize_lines([ids], [0], StubEncoder(), build_searcher(keys), config).to_pylist()[0]
+    row = vokenize_rows(line_rows([ids]), StubEncoder(), build_searcher(keys), config).to_pylist()[0]
     assert line_vokens(row, "sentence", 1) == case["idx_incl_special"][1:-1]
     assert rejoin([[1, 2, 3], [4, 5, 6]]) == [1, 2, 5, 6]
 

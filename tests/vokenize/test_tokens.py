@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import tiny_vocabulary
 
 from vokenize.tokens import TokenizeLines, load_tokenizer, plan_token_shards, read_token_shard, tokenize
 from xmatch.data import files
@@ -47,3 +50,22 @@ def test_shards_are_planned_from_footers_and_checked(tmp_path: Path, tokenizer) 
         plan_token_shards(str(tmp_path))
     with pytest.raises(InputError, match="tokenize_corpus"):
         plan_token_shards(str(tmp_path / "nowhere"))
+
+
+def test_whole_lines_are_tokenized_whatever_the_tokenizer_was_saved_with(tokenizer) -> None:
+    lines = ["the cat", "a dog ran"]
+    expected = tokenize(tokenizer, [0, 1], lines)
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=6)
+    assert tokenize(tokenizer, [0, 1], lines).equals(expected)
+
+
+@given(st.lists(st.text("the cat\tdogran!é猫 ", max_size=20), max_size=6))
+def test_it_is_what_the_tokenizer_says_line_by_line(lines: list[str]) -> None:
+    tokenizer = tiny_vocabulary()
+    for text, row in zip(lines, tokenize(tokenizer, list(range(len(lines))), lines).to_pylist(), strict=True):
+        alone = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        starts = [start for start, _ in alone["offset_mapping"]]
+        assert row["token_ids"] == (alone["input_ids"] or None)
+        assert list(zip(row["starts"] or [], row["ends"] or [], strict=True)) == alone["offset_mapping"]
+        assert (row["turns"] or []) == [text[:start].count("\t") for start in starts]

@@ -15,7 +15,7 @@ from vokenize.tokens import tokenize
 from vokenize.voken_evaluation import Evaluation
 from vokenize.voken_retrieval import CaptionTruth, TruthConfig, ranks_of, read_truth
 from vokenize.voken_runs import open_voken_run
-from vokenize.vokenizer import VokenizeConfig, vokenize_lines
+from vokenize.vokenizer import VokenizeConfig, vokenize_rows
 from xmatch.data import files
 from xmatch.errors import InputError
 from xmatch.search import build_searcher
@@ -34,9 +34,8 @@ def captions(tmp_path_factory) -> Path:
     encoder = StubEncoder()
     encoder.table = np.array(CASE["token_table_E"])
     searcher = build_searcher(np.array(CASE["keys"], np.float32))
-    lines = tokens.column("token_ids").to_pylist()
     config = VokenizeConfig(level="both", top_k=10)
-    vokens = vokenize_lines(lines, list(range(len(lines))), encoder, searcher, config)
+    vokens = vokenize_rows(tokens, encoder, searcher, config)
     files.write_parquet(str(folder / "vokens" / "shards" / "part-00000.parquet"), vokens)
     (folder / "captions.json").write_text(json.dumps(CASE["data"]))
     return folder

@@ -8,7 +8,7 @@ from stub_encoder import StubEncoder, golden_bank
 
 from vokenize.tokens import tokenize
 from vokenize.voken_files import check_vokens, read_voken_shard
-from vokenize.vokenizer import VokenizeConfig, vokenize_lines
+from vokenize.vokenizer import VokenizeConfig, vokenize_rows
 from xmatch.data import files
 from xmatch.errors import InputError
 from xmatch.search import build_searcher
@@ -18,8 +18,7 @@ def made(tokenizer) -> tuple[pa.Table, pa.Table]:
     tokens = tokenize(tokenizer, [0, 1, 2], ["the cat", "", "a dog ran"])
     searcher = build_searcher(golden_bank()[2])
     config = VokenizeConfig(level="both", top_k=2)
-    lines = tokens.column("token_ids").to_pylist()
-    return tokens, vokenize_lines(lines, [0, 1, 2], StubEncoder(), searcher, config)
+    return tokens, vokenize_rows(tokens, StubEncoder(), searcher, config)
 
 
 def test_a_written_shard_is_read_and_fits_its_tokens(tmp_path: Path, tokenizer) -> None:

@@ -5,15 +5,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stub_encoder import KEYS, StubEncoder, WithSpecials, golden_bank
+from stub_encoder import KEYS, StubEncoder, WithSpecials, golden_bank, line_rows
 
 from vokenize.vokenizer import (
     VOKEN_SCHEMA,
+    Assigned,
     VokenizeConfig,
     VokenizeShard,
     assign_vokens,
     check_vocabulary,
-    vokenize_lines,
+    vokenize_rows,
 )
 from xmatch.data.vectors import make_vectors, write_vectors
 from xmatch.errors import InputError
@@ -22,35 +23,33 @@ from xmatch.search import build_searcher
 SENTENCES = KEYS["token_level_top1"]["sents"]
 
 
+def with_specials(bank: np.ndarray, backend: str, k: int) -> Assigned:
+    """Vokens of the golden sentences, special positions included."""
+    pieces = [[KEYS["cls"], *s, KEYS["sep"]] for s in SENTENCES]
+    tokens, lengths = np.concatenate(pieces), np.array([len(piece) for piece in pieces])
+    return assign_vokens(tokens, lengths, WithSpecials(), build_searcher(bank, backend), "token", k)
+
+
 @pytest.mark.parametrize("backend", ["faiss", "torch"])
 def test_token_vokens_equal_the_original(backend: str) -> None:
-    _, _, keys = golden_bank()
-    with_specials = [[KEYS["cls"], *s, KEYS["sep"]] for s in SENTENCES]
-    found = assign_vokens(with_specials, WithSpecials(), build_searcher(keys, backend), "token", 3)
-    for got, top1, distances, top3 in zip(
-        found,
-        KEYS["token_level_top1"]["idx_incl_special"],
-        KEYS["token_level_top1"]["l2sq_scores"],
-        KEYS["token_level_top3"]["idx"],
-        strict=True,
-    ):
-        assert got.tokens.tolist() == top3
-        assert got.tokens[:, 0].tolist() == top1
-        np.testing.assert_allclose(2 - 2 * got.token_scores[:, 0], distances, atol=1e-3)  # keys are rounded to 4 places
+    found = with_specials(golden_bank()[2], backend, 3)
+    assert found.tokens.tolist() == [row for piece in KEYS["token_level_top3"]["idx"] for row in piece]
+    assert found.tokens[:, 0].tolist() == sum(KEYS["token_level_top1"]["idx_incl_special"], [])
+    distances = sum(KEYS["token_level_top1"]["l2sq_scores"], [])
+    np.testing.assert_allclose(2 - 2 * found.token_scores[:, 0], distances, atol=1e-3)  # keys are rounded to 4 places
+    assert found.sentences is None
 
 
 def test_fewer_images_change_the_vokens_as_in_the_original() -> None:
-    _, _, keys = golden_bank()
-    with_specials = [[KEYS["cls"], *s, KEYS["sep"]] for s in SENTENCES]
-    found = assign_vokens(with_specials, WithSpecials(), build_searcher(keys[:4]), "token", 1)
-    assert [f.tokens[:, 0].tolist() for f in found] == KEYS["max_img_num_4"]["idx"]
+    found = with_specials(golden_bank()[2][:4], "torch", 1)
+    assert found.tokens[:, 0].tolist() == sum(KEYS["max_img_num_4"]["idx"], [])
 
 
 def test_the_overlong_line_equals_the_original() -> None:
     case = KEYS["overlength"]
     _, _, keys = golden_bank()
     config = VokenizeConfig(window=case["upper_bound"], window_policy="original")
-    table = vokenize_lines([case["ids"]], [0], StubEncoder(), build_searcher(keys), config)
+    table = vokenize_rows(line_rows([case["ids"]]), StubEncoder(), build_searcher(keys), config)
     assert table.column("vokens")[0].as_py() == case["idx_incl_special"][1:-1]
 
 
@@ -64,7 +63,7 @@ def test_the_overlong_line_equals_the_original() -> None:
 def test_lines_out_are_lines_in_with_k_vokens_a_token(lines, level: str, k: int, window: int) -> None:
     _, _, keys = golden_bank()
     config = VokenizeConfig(level=level, top_k=k, window=window)
-    table = vokenize_lines(lines, list(range(len(lines))), StubEncoder(), build_searcher(keys), config)
+    table = vokenize_rows(line_rows(lines), StubEncoder(), build_searcher(keys), config)
     assert table.schema.equals(VOKEN_SCHEMA)
     assert len(table) == len(lines)
     for line, row in zip(lines, table.to_pylist(), strict=True):
@@ -103,8 +102,10 @@ def test_a_bank_of_another_width_is_refused(tiny_model: str, tmp_path) -> None:
 
 
 def test_a_token_out_of_the_vocabulary_names_its_line() -> None:
+    rows = line_rows([[1, 2], None, [], [40]])
+    rows = rows.set_column(0, "line_id", pa.array([9, 10, 11, 12]))
     with pytest.raises(InputError, match="line 12 has token id 40.*33 words"):
-        check_vocabulary([[1, 2], None, [40]], [10, 11, 12], 33)
+        check_vocabulary(rows, 33)
 
 
 def test_more_images_than_there_are_is_refused(tiny_model: str, tmp_path) -> None:

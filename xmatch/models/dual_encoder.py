@@ -224,7 +224,8 @@ class DualEncoder(nn.Module, ModelHubMixin):
         A sentence is pooled from what the head gives at each position, before normalisation; with `cls` this equals
         Maria's head on the [CLS] features.
         """
-        projected = self.text_head(self.text_tower(input_ids, attention_mask))
+        features = self.text_tower(input_ids, attention_mask).to(self.logit_scale.dtype)  # of a tower in half precision
+        projected = self.text_head(features)
         return normalise(projected), normalise(pool(self.text_pool, projected, attention_mask.bool()))
 
     @property
