@@ -59,6 +59,11 @@ class EmbedConfig:
     """Images or texts in one shard, the unit of resume."""
     batch_size: int = 32
     """Rows in one forward pass."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the image tower (`image`); `bfloat16` is faster where the processor or GPU has it."""
+    decoders: int = 0
+    """Threads of each worker that decode images ahead of the tower (`image`); 0: in turn, best where the tower runs on
+    the same cores."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
     ray: RayConfig = field(default_factory=RayConfig)
@@ -86,7 +91,13 @@ def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, Step]:
     if config.side == "image":
         shards = plan_image_shards(config.images, config.rows_per_shard)
         step = EmbedImages(
-            config.model, batch_size=config.batch_size, threads=threads, device=config.device, dtype=config.dtype
+            config.model,
+            batch_size=config.batch_size,
+            threads=threads,
+            device=config.device,
+            dtype=config.dtype,
+            precision=config.precision,
+            decoders=config.decoders,
         )
         return shards, ImageReader(config.images), step
     texts = EmbedTexts(config.model, batch_size=config.batch_size, threads=threads, device=config.device)
@@ -166,6 +177,8 @@ def body(config: EmbedConfig, run: Run) -> Report:
     identity = {"side": config.side, "model": model_hash(config.model), "source": source, "batch": config.batch_size}
     if config.side == "image" and config.dtype != "float32":
         identity["dtype"] = config.dtype
+    if config.side == "image" and config.precision != "float32":
+        identity["precision"] = config.precision
     ledger = Ledger(config.output, identity)
     fact = Fact()
     with run.progress(None, f"{config.side}s") as progress:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from xmatch.data.decode import UnreadableImage, decode_rgb
@@ -33,9 +37,11 @@ class _ImageStep:
     Rows in: id string, uri string, bytes binary (null: the image is read from uri).
     """
 
-    def __init__(self, *, batch_size: int, threads: int, device: str, views: tuple[str, ...], dtype: str) -> None:
+    def __init__(
+        self, *, batch_size: int, threads: int, device: str, views: tuple[str, ...], dtype: str, decoders: int = 0
+    ) -> None:
         self.batch_size, self.threads, self.device, self.views = batch_size, threads, device, views
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.decoders = np.dtype(dtype), decoders
         self.seconds: dict[str, float] = {}
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -48,28 +54,46 @@ class _ImageStep:
         """Vectors of one shard; images that cannot be decoded are quarantined with the reason."""
         torch.set_num_threads(self.threads)
         tower = self._tower()
-        transform = tower.transform(train=False)
         broken: list[tuple[str, str, str]] = []
         ids: list[str] = []
         uris: list[str | None] = []
         vectors: list[npt.NDArray[np.floating]] = []
-        for batch in _batches(rows, self.batch_size):
-            pixels = []
+        images = self._decoded(rows, tower.transform(train=False))
+        while True:
             started = time.perf_counter()
-            for row in batch:
-                try:
-                    image = decode_rgb(row["bytes"] if row["bytes"] is not None else row["uri"])
-                except UnreadableImage as error:
-                    broken.append((row["id"], row["uri"] or shard_id, str(error)))
-                    continue
-                pixels.append(transform(image))
-                ids.append(row["id"])
-                uris.append(row["uri"])
+            batch = list(itertools.islice(images, self.batch_size))
             self.seconds["decode"] = self.seconds.get("decode", 0.0) + time.perf_counter() - started
-            if pixels:
-                vectors.append(self._run(torch.stack(pixels)))
+            if not batch:
+                break
+            broken += [(row["id"], row["uri"] or shard_id, found) for row, found in batch if isinstance(found, str)]
+            whole = [(row, found) for row, found in batch if not isinstance(found, str)]
+            ids += [row["id"] for row, _ in whole]
+            uris += [row["uri"] for row, _ in whole]
+            if whole:
+                vectors.append(self._run(torch.stack([pixels for _, pixels in whole])))
         table = self._table(ids, uris, vectors)
         return StepOutput(table, {"images": len(ids), "quarantined": len(broken)}, quarantine_table(broken))
+
+    def _decoded(
+        self, rows: pa.Table, transform: Callable[[Image.Image], torch.Tensor]
+    ) -> Iterator[tuple[dict[str, Any], torch.Tensor | str]]:
+        """Every row with its pixels (3, H, W), or why there are none; in order, `decoders` threads working ahead."""
+
+        def one(row: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor | str]:
+            try:
+                return row, transform(decode_rgb(row["bytes"] if row["bytes"] is not None else row["uri"]))
+            except UnreadableImage as error:
+                return row, str(error)
+
+        ordered = (row for batch in _batches(rows, self.batch_size) for row in batch)
+        if not self.decoders:
+            yield from map(one, ordered)
+            return
+        with ThreadPoolExecutor(self.decoders, "decode") as pool:
+            ahead = deque(pool.submit(one, row) for row in itertools.islice(ordered, 2 * self.batch_size))
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(pool.submit(one, row) for row in itertools.islice(ordered, 1))
 
     def _run(self, pixels: torch.Tensor) -> npt.NDArray[np.floating]:
         """(B, 3, H, W) to (B, V, K, D): for each view one row, or one row a grid cell."""
@@ -108,21 +132,38 @@ class EmbedImages(_ImageStep):
         threads: int = 1,
         device: str = "auto",
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        precision: Literal["float32", "bfloat16"] = "float32",
+        decoders: int = 0,
     ) -> None:
-        super().__init__(batch_size=batch_size, threads=threads, device=device, views=("center",), dtype=dtype)
-        self.model = model
+        """What is embedded how.
+
+        Args:
+            model: a saved dual encoder.
+            batch_size: images in one forward pass.
+            threads: of torch.
+            device: `auto`, `cpu` or `cuda`.
+            dtype: number format of the embeddings.
+            precision: number format of the image tower.
+            decoders: threads that decode ahead of the tower; 0: images are decoded in turn.
+        """
+        super().__init__(
+            batch_size=batch_size, threads=threads, device=device, views=("center",), dtype=dtype, decoders=decoders
+        )
+        self.model, self.precision = model, getattr(torch, precision)
         self._loaded: DualEncoder | None = None
 
     def _encoder(self) -> DualEncoder:
         if self._loaded is None:
             self._loaded = DualEncoder.from_pretrained(self.model).to(pick_device(self.device)).eval()
+            self._loaded.image_tower.to(self.precision)
         return self._loaded
 
     def _tower(self) -> ImageTower:
         return self._encoder().image_tower
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._encoder().embed_images(pixels)
+        model = self._encoder()
+        return model.image_embeddings_from_features(model.image_features(pixels.to(self.precision)).float())
 
     def _shape(self) -> tuple[int, int]:
         return 0, self._encoder().config.dim

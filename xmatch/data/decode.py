@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from xmatch.data import files
 from xmatch.data.packed_images import read_packed, split_packed
@@ -49,6 +49,8 @@ def decode_rgb(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image
             return image.convert("RGB")
     except UnreadableImage:
         raise
+    except UnidentifiedImageError as error:  # its own words hold an address, other in every run
+        raise UnreadableImage(f"{where} is no image of a known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"{where} cannot be decoded: {error}") from error
 

@@ -8,7 +8,6 @@ temporary file and uploaded when it is whole: a stream that an error abandons wo
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -24,9 +23,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from xmatch.data.stores import Store, open_store
 from xmatch.errors import InputError
 
-S3_ATTEMPTS = 10
 UPLOAD_BLOCK = 8 << 20
 FOREIGN_S = 86_400.0
 """Age in seconds at which what another machine was writing counts as left."""
@@ -39,42 +38,13 @@ def is_uri(path: str) -> bool:
     return "://" in path
 
 
-def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow file system of a path and the path inside it.
+def filesystem_of(path: str) -> tuple[pafs.FileSystem | Store, str]:
+    """The file system of a path and the path inside it; an object store's refusals are StoreErrors.
 
     Raises:
-        InputError: the URI's scheme is unknown.
+        InputError: the URI's scheme is unknown, or it holds credentials.
     """
-    if not is_uri(path):
-        return pafs.LocalFileSystem(), os.path.abspath(path)
-    if path.startswith("s3://") and "?" not in path and "@" not in path:
-        bucket, _, key = path.removeprefix("s3://").partition("/")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        return _object_store(bucket, endpoint), f"{bucket}/{key}".rstrip("/")
-    return _from_uri(path)
-
-
-def _from_uri(path: str) -> tuple[pafs.FileSystem, str]:
-    try:
-        filesystem, inside = pafs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, ValueError, OSError) as error:
-        raise InputError(f"cannot use {path!r}: {error}. Give a local path, file:// or s3://bucket/key.") from error
-    return filesystem, inside
-
-
-@functools.cache
-def _object_store(bucket: str, endpoint: str) -> pafs.FileSystem:
-    """The store of a bucket, its region asked for once; what fails for a while is tried again, ten times in all."""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    scheme, _, host = endpoint.rpartition("://")
-    return pafs.S3FileSystem(
-        region=region or _from_uri(f"s3://{bucket}")[0].region,
-        endpoint_override=host or None,
-        scheme=scheme or None,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        connect_timeout=10,
-        request_timeout=60,
-    )
+    return open_store(path) if is_uri(path) else (pafs.LocalFileSystem(), os.path.abspath(path))
 
 
 def join(base: str, *parts: str) -> str:
