@@ -28,7 +28,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from raydeploy.streams import find_input_error
 from xmatch.errors import InputError
 from xmatch.search.contract import TopK
-from xmatch.search.exact import SearchResult, check_rows, merge_results
+from xmatch.search.exact import SearchResult, begin_search, merge_results
 from xmatch.search.planner import BankShape, Layout, plan_layout, shard_rows
 
 QUERY_BATCH = 4096
@@ -198,10 +198,7 @@ class ShardedSearcher:
             ValueError: k is below 1, or the queries are no matrix of this width.
             InputError: a query is not finite, a shard is gone for good, or does not answer.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        rows = check_rows(queries, "query", width=self.width)
-        result = SearchResult(np.full((len(rows), k), -np.inf, np.float32), np.full((len(rows), k), -1, np.int64))
+        rows, result = begin_search(queries, k, self.width)
         under_way: deque[_Batch] = deque()
         for start in range(0, len(rows), QUERY_BATCH):
             if len(under_way) == IN_FLIGHT:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from xmatch.data import files
 from xmatch.errors import InputError
 from xmatch.search.approximate_config import KINDS, ApproximateConfig, Kind, settle
-from xmatch.search.exact import SearchResult, best_of_each, check_rows
+from xmatch.search.exact import SearchResult, begin_search, best_of_each, check_rows
 from xmatch.search.faiss_approximate import CandidateIndex, build_index, read_index
 from xmatch.search.scores import Float32, Int64, Rows, decode, pair_scores
 
@@ -59,10 +59,8 @@ class ApproximateSearcher:
             ValueError: k is below 1, or the queries are no matrix of this width.
             InputError: a query is not finite (names the row).
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        asked = decode(check_rows(queries, "query", width=self.keys.shape[1]))
-        result = SearchResult(np.full((len(asked), k), -np.inf, np.float32), np.full((len(asked), k), -1, np.int64))
+        checked, result = begin_search(queries, k, self.keys.shape[1])
+        asked = decode(checked)
         depth = min(len(self.keys), k * (self.config.candidates_per_result or 1))
         for start in range(0, len(asked), QUERY_BLOCK):
             block = asked[start : start + QUERY_BLOCK]

@@ -42,12 +42,7 @@ class ApproximateConfig:
     """Of building and searching; with 1 the same bank gives the same index."""
 
 
-def settle(config: ApproximateConfig, kind: Kind, count: int, width: int) -> ApproximateConfig:
-    """Fill in what follows from N and D.
-
-    Raises:
-        InputError: there are too few keys to train, or a setting does not fit them.
-    """
+def _check_given(config: ApproximateConfig, kind: Kind, count: int, width: int) -> None:
     given = {name: value for name, value in asdict(config).items() if value is not None}
     if any(value < (0 if name == "seed" else 1) for name, value in given.items()):
         raise InputError(f"settings of approximate search must be 1 or more, and the seed 0 or more, got {given}.")
@@ -57,9 +52,24 @@ def settle(config: ApproximateConfig, kind: Kind, count: int, width: int) -> App
             f"approximate search of kind {kind!r} needs at least {fewest:,} keys of width 1 or more, got {count:,} of "
             f"width {width}. Use exact search: it is fast at this size."
         )
-    lists = config.lists or 1 << max(0, round(math.log2(max(1.0, min(4 * math.sqrt(count), count / KEYS_PER_LIST)))))
-    while config.lists is None and lists * KEYS_PER_LIST > count:
+
+
+def _default_lists(count: int) -> int:
+    """The power of two nearest to 4 sqrt(N), as long as every list has keys enough to be trained on."""
+    lists = 1 << max(0, round(math.log2(max(1.0, min(4 * math.sqrt(count), count / KEYS_PER_LIST)))))
+    while lists * KEYS_PER_LIST > count:
         lists //= 2
+    return lists
+
+
+def settle(config: ApproximateConfig, kind: Kind, count: int, width: int) -> ApproximateConfig:
+    """Fill in what follows from N and D.
+
+    Raises:
+        InputError: there are too few keys to train, or a setting does not fit them.
+    """
+    _check_given(config, kind, count, width)
+    lists = config.lists or _default_lists(count)
     train = config.train_keys or min(count, max(1 << 14, 64 * lists))
     code_bytes = config.code_bytes or max(m for m in range(1, max(1, width // 4) + 1) if width % m == 0)
     settled = replace(

@@ -106,6 +106,27 @@ def check_rows(rows: Rows, name: str, width: int | None) -> Rows:
     return rows
 
 
+def begin_search(queries: Rows, k: int, width: int) -> tuple[Rows, SearchResult]:
+    """What every search starts with.
+
+    Args:
+        queries: (Q, D) float32, float16 or bfloat16, finite.
+        k: results per query, at least 1.
+        width: D.
+
+    Returns:
+        The queries, checked, and their result (Q, k) as if nothing was found: -inf with id -1.
+
+    Raises:
+        ValueError: k is below 1, or the queries are no matrix of this width.
+        InputError: a query is not finite (names the row).
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    rows = check_rows(queries, "query", width=width)
+    return rows, SearchResult(np.full((len(rows), k), -np.inf, np.float32), np.full((len(rows), k), -1, np.int64))
+
+
 def margins(query_norms: Float64, largest_key: float) -> Float64:
     """Scores that differ by more than this are still different, and in the same order, after rounding to float32."""
     return 2.0**-23 * query_norms * largest_key + 2.0**-149

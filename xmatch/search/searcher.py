@@ -13,7 +13,7 @@ import torch
 
 from xmatch.errors import InputError
 from xmatch.search.duplicates import merged_scan
-from xmatch.search.exact import Found, Keys, SearchCounts, SearchResult, check_rows
+from xmatch.search.exact import Found, Keys, SearchCounts, SearchResult, begin_search, check_rows
 from xmatch.search.faiss_backend import FaissScan
 from xmatch.search.native_backend import NativeScan, is_fast
 from xmatch.search.packed import PackedFiles
@@ -109,10 +109,8 @@ class Searcher:
             ValueError: k is below 1, or the queries are no matrix of this width.
             InputError: a query is not finite (names the row).
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        rows = decode(check_rows(queries, "query", width=self.keys.shape[1]))
-        result = SearchResult(np.full((len(rows), k), -np.inf, np.float32), np.full((len(rows), k), -1, np.int64))
+        checked, result = begin_search(queries, k, self.keys.shape[1])
+        rows = decode(checked)
         if not (len(rows) and len(self.keys)):
             return result
         if self._scan is None:  # vectors of no width: every score is 0
