@@ -23,7 +23,7 @@ $(VENV)/.demo: $(VENV)/.python setup.cfg setup.py pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "Installing the tools for tests and checks: about 150 MB more."
-	@$(PIP) -e ".[cpu,sentences,eccv,dev]"
+	@$(PIP) -e ".[cpu,sentences,eccv,entities,dev]"
 	@touch $@
 
 install: $(VENV)/.demo  ## Make .venv and install the packages.

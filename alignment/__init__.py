@@ -1,4 +1,5 @@
-"""Fine-grained alignment of entities and images.
+"""Fine-grained alignment of entities and images; imports `xmatch` alone.
 
-The package's place in the house is fixed: it may import `xmatch` alone. It has no modules in this release.
+`entities/` finds the entities of captions and images, `agree/` fine-tunes a dual encoder on them, `rerank/` orders what
+it retrieved anew, and `original_files/` reads and writes the files of AGREE.
 """

@@ -1,4 +1,4 @@
-"""Move keys, tokens, vokens and models between our forms and the files of the original programs."""
+"""Move keys, tokens, vokens, models and entity data between our forms and the files of the original programs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from alignment.original_files.kinds import AgreeConfig, convert_agree
 from raydeploy.connect import RayConfig
 from raydeploy.run import Plan, Report, Run, run_job
 from vokenize.original_tokens import (
@@ -48,6 +49,8 @@ class ConvertConfig:
         "export_maria",
         "import_model",
         "export_model",
+        "import_agree",
+        "export_agree",
         "legacy",
     ]
     """What to convert; `export_` writes the originals' files, `import_` reads them. `legacy`: a pickled vocabulary,
@@ -56,7 +59,10 @@ class ConvertConfig:
     """Folder for what is written."""
     input: str = ""
     """Checkpoint of an original, or folder or hub name for `clip` (import_model); our model's folder or hub name
-    (export_model); a pickle or an .npy that holds one (legacy)."""
+    (export_model); a file of AGREE (import_agree), or ours (export_agree); a pickle or an .npy that holds one
+    (legacy)."""
+    agree: AgreeConfig = field(default_factory=AgreeConfig)
+    """Which file of AGREE, and what it needs (import_agree, export_agree)."""
     kind: Kind = "vokenization"
     """Which original's checkpoint (import_model, export_model). `vokenization`, `maria`: BEST.pth. `vse_infinity`:
     model_best.pth. `clip`: a CLIP or SigLIP of transformers. `openai_clip`: a plain state dict. `agree`:
@@ -102,6 +108,8 @@ def plan(config: ConvertConfig) -> Plan:
         "export_maria": ["tokens", "vokens", "keys"],
         "import_model": ["input"],
         "export_model": ["input"],
+        "import_agree": ["input"],
+        "export_agree": ["input"],
         "legacy": ["input"],
     }[config.what]
     missing = [name for name in needed if not getattr(config, name)]
@@ -203,6 +211,14 @@ def _export_model(config: ConvertConfig) -> list[tuple[str, str]]:
     return [("checkpoint", path), ("kind", config.kind)]
 
 
+def _import_agree(config: ConvertConfig) -> list[tuple[str, str]]:
+    return convert_agree("import", config.input, config.output, config.agree)
+
+
+def _export_agree(config: ConvertConfig) -> list[tuple[str, str]]:
+    return convert_agree("export", config.input, config.output, config.agree)
+
+
 def _legacy(config: ConvertConfig) -> list[tuple[str, str]]:
     name = config.name or f"{os.path.splitext(os.path.basename(config.input))[0]}.json"
     path = files.join(config.output, name)
@@ -218,6 +234,8 @@ CONVERSIONS: dict[str, Callable[[ConvertConfig], list[tuple[str, str]]]] = {
     "export_maria": _export_maria,
     "import_model": _import_model,
     "export_model": _export_model,
+    "import_agree": _import_agree,
+    "export_agree": _export_agree,
     "legacy": _legacy,
 }
 

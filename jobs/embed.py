@@ -5,21 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from alignment.entities.entity_tables import table_files
+from alignment.entities.entity_texts import EntityReader, EntitySource, Kind, entity_counts, plan_entity_shards
+from alignment.entities.prompts import LEGACY_MASK, mask_word
 from raydeploy.connect import RayConfig
 from raydeploy.feature_bank import image_feature_bank, text_feature_bank
 from raydeploy.forecast import PROCESS_BYTES, Fact, Forecast, byte_size, forecast_of
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.staging import place_for_workers
 from raydeploy.streams import run_shards
 from xmatch.data import files
 from xmatch.data.image_sets import ImageReader, ImageSource, plan_image_shards
-from xmatch.data.steps import Reader, Shard, Step
+from xmatch.data.steps import Reader, Shard
 from xmatch.data.text_lines import LineSource, TextReader, plan_line_shards
 from xmatch.embedding import EmbedImages, EmbedTexts
 from xmatch.errors import InputError
-from xmatch.models.checkpoints import model_hash, read_config, resolve, weight_counts
+from xmatch.models.checkpoints import model_hash, read_config, read_tokenizer, resolve, weight_counts
 from xmatch.models.dual_encoder import DualEncoderConfig
 from xmatch.models.towers.image import ImageTowerConfig
 from xmatch.models.towers.text import TextTowerConfig
@@ -30,13 +34,15 @@ from xmatch.training.samples import CaptionsConfig, read_split
 class EmbedConfig:
     """Settings of one embedding run."""
 
-    side: Literal["image", "text", "image_features", "text_features"]
-    """`image` makes a key bank, `text` a bank of sentence embeddings. `image_features` and `text_features` run a frozen
-    tower over captioned splits once, so that training need not: see features and text_features of train_xmatch."""
+    side: Literal["image", "text", "prompts", "masked_texts", "image_features", "text_features"]
+    """`image` makes a key bank, `text` a bank of sentence embeddings. `prompts` and `masked_texts` embed what
+    extract_entities found: "a photo containing ENTITY", and captions with one entity masked. `image_features` and
+    `text_features` run a frozen tower over captioned splits once, so that training need not: see features and
+    text_features of train_xmatch."""
     output: str
     """Folder for the bank."""
     model: str = ""
-    """Dual encoder of `image` and `text`: a folder, or a hub name."""
+    """Dual encoder of `image` and `text`: a folder, or a hub name, NAME@REVISION to pin it."""
     captions: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(split="train,val,test"))
     """The captioned splits of the feature sides; ids are those that training looks up."""
     image_tower: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -55,6 +61,8 @@ class EmbedConfig:
     """The images of `--side image`."""
     texts: LineSource = field(default_factory=LineSource)
     """The texts of `--side text`."""
+    entities: EntitySource = field(default_factory=EntitySource)
+    """The entities of `--side prompts` and `--side masked_texts`."""
     rows_per_shard: int = 1024
     """Images or texts in one shard, the unit of resume."""
     batch_size: int = 32
@@ -66,6 +74,9 @@ class EmbedConfig:
     the same cores."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
+    staging: str = ""
+    """Folder or URI for the copy that workers load the model from; empty: OUTPUT/models, and none where a local folder
+    serves workers of this machine alone."""
     ray: RayConfig = field(default_factory=RayConfig)
     """Where it runs."""
 
@@ -83,9 +94,11 @@ class EmbedConfig:
             raise InputError("--side image needs images: give --images.root and --images.set_name.")
         if self.side == "text" and not self.texts.path:
             raise InputError("--side text needs --texts.path, a file with one text a line.")
+        if self.side in ("prompts", "masked_texts") and not self.entities.path:
+            raise InputError(f"--side {self.side} needs --entities.path, the output of extract_entities.")
 
 
-def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, Step]:
+def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, EmbedImages | EmbedTexts]:
     """The shards of a run, what reads them, and what embeds them."""
     threads = max(1, int(config.ray.cpus_per_actor))
     if config.side == "image":
@@ -101,7 +114,29 @@ def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, Step]:
         )
         return shards, ImageReader(config.images), step
     texts = EmbedTexts(config.model, batch_size=config.batch_size, threads=threads, device=config.device)
+    if config.side in ("prompts", "masked_texts"):
+        kind: Kind = "prompts" if config.side == "prompts" else "masked_texts"
+        shards = plan_entity_shards(config.entities, config.rows_per_shard)
+        return shards, EntityReader(config.entities, kind, entity_mask(config)), texts
     return plan_line_shards(config.texts, config.rows_per_shard), TextReader(config.texts), texts
+
+
+def entity_mask(config: EmbedConfig) -> str:
+    """What stands for a masked entity in the texts of this model."""
+    if config.side == "prompts" or config.entities.legacy:
+        return config.entities.mask or LEGACY_MASK
+    return mask_word(read_tokenizer(resolve(config.model)).mask_token, config.entities.mask)
+
+
+def source_of(config: EmbedConfig) -> str:
+    """What is embedded, for the record of a run."""
+    if config.side == "image":
+        return repr(config.images)
+    if config.side == "text":
+        return f"{config.texts} {files.sha256(config.texts.path)}"
+    hashes = [files.sha256(path) for path in table_files(config.entities.path, "entities")]
+    made = f"slots={config.entities.slots} legacy={config.entities.legacy}"
+    return f"{made} mask={entity_mask(config)} {' '.join(hashes)}"
 
 
 def plan(config: EmbedConfig) -> Plan:
@@ -120,7 +155,7 @@ def plan(config: EmbedConfig) -> Plan:
         reader,
         shards,
         config.ray,
-        unit=f"{config.side}s",
+        unit="images" if config.side == "image" else "texts",
         count=lambda counts: sum(counts.values()),
         memory_bytes=PROCESS_BYTES + 4 * weights.total,
     )
@@ -130,6 +165,8 @@ def plan(config: EmbedConfig) -> Plan:
         ("model", f"{weights.total:,} weights, {byte_size(4 * weights.total)} in every worker"),
         ("workers", f"{config.ray.actors} x {config.ray.cpus_per_actor:g} CPU, {config.ray.gpus_per_actor:g} GPU"),
     ]
+    if config.side in ("prompts", "masked_texts"):
+        rows.append(("entities", str(entity_counts(config.entities))))
     if isinstance(found, Forecast):
         width = read_config(resolve(config.model), DualEncoderConfig).dim
         amount = byte_size(found.units * width * (4 if config.dtype == "float32" else 2))
@@ -173,15 +210,16 @@ def body(config: EmbedConfig, run: Run) -> Report:
     if config.side.endswith("features"):
         return features(config, run)
     shards, reader, step = work_of(config)
-    source = repr(config.images) if config.side == "image" else f"{config.texts} {files.sha256(config.texts.path)}"
-    identity = {"side": config.side, "model": model_hash(config.model), "source": source, "batch": config.batch_size}
+    identity: dict[str, Any] = {"side": config.side, "model": model_hash(config.model)}
+    identity |= {"source": source_of(config), "batch": config.batch_size}
     if config.side == "image" and config.dtype != "float32":
         identity["dtype"] = config.dtype
     if config.side == "image" and config.precision != "float32":
         identity["precision"] = config.precision
     ledger = Ledger(config.output, identity)
+    step.model = place_for_workers(config.model, "model", config.output, config.staging)
     fact = Fact()
-    with run.progress(None, f"{config.side}s") as progress:
+    with run.progress(None, "images" if config.side == "image" else "texts") as progress:
         for report in run_shards(shards, reader, step, ledger, suffix="arrow", ray=config.ray):
             progress.advance(sum(report.counts.values()))
             fact.add(report, sum(report.counts.values()))
@@ -189,6 +227,8 @@ def body(config: EmbedConfig, run: Run) -> Report:
     manifest = ledger.finish([shard.id for shard in shards], max_quarantined=config.ray.faults.max_quarantined)
     rows = [("bank", files.join(config.output, "shards")), *progress.rates()]
     rows += [(n, f"{c:,}") for n, c in manifest["counts"].items()]
+    if config.side in ("prompts", "masked_texts"):
+        rows.append(("of", str(entity_counts(config.entities))))
     return Report(rows, {"counts": manifest["counts"]}, fact=fact)
 
 

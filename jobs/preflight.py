@@ -22,7 +22,8 @@ from rich.text import Text
 from raydeploy.capacity import Request
 from raydeploy.cluster_file import read_cluster_file
 from raydeploy.config import load_config, to_yaml
-from raydeploy.preflight import Finding, Subject, questions, run_checks
+from raydeploy.preflight import Finding, SearchPlan, Subject, questions, run_checks
+from raydeploy.search_actors import SearchActorsConfig
 from xmatch.data import files
 from xmatch.errors import InputError
 
@@ -75,6 +76,7 @@ def subject_of(config: PreflightConfig) -> Subject:
         keys=_first(config.keys, job.get("keys")),
         requests=tuple(requests_of(job, config)),
         cluster=read_cluster_file(config.cluster) if config.cluster else None,
+        search=search_of(job),
     )
 
 
@@ -94,10 +96,10 @@ def read_job(path: str) -> dict[str, Any]:
 
 
 def requests_of(job: Mapping[str, Any], config: PreflightConfig) -> list[Request]:
-    """Actors that run at the same time: workers, and the search actors of a key bank that is cut.
+    """Workers that run at the same time.
 
     Args:
-        job: settings, with those of `ray`, `trainer` and `search` where the job has them.
+        job: settings, with those of `ray` and `trainer` where the job has them.
         config: what goes before them.
     """
     if not job and config.actors is None:
@@ -112,12 +114,23 @@ def requests_of(job: Mapping[str, Any], config: PreflightConfig) -> list[Request
         cpus, gpus = ray.get("cpus_per_actor", 1), ray.get("gpus_per_actor", 0)
     memory = (config.memory_gb_per_actor or 0) * 1e9
     needs = {"CPU": _first(config.cpus_per_actor, cpus), "GPU": _first(config.gpus_per_actor, gpus), "memory": memory}
-    found = [Request(name, _first(config.actors, count), {k: float(v) for k, v in needs.items() if v})]
-    search, threads = _section(job, "search"), _section(job, "vokenize").get("threads", 1)
-    actors = (search.get("shards") or 1) * (search.get("replicas") or 1)
-    if actors > 1:
-        found.append(Request("search actors", actors, {"CPU": float(threads)}))
-    return found
+    return [Request(name, _first(config.actors, count), {k: float(v) for k, v in needs.items() if v})]
+
+
+def search_of(job: Mapping[str, Any]) -> SearchPlan | None:
+    """How the job searches its key bank; None where it has no search.
+
+    Raises:
+        InputError: the settings of the search cannot be meant.
+    """
+    search, vokenize = _section(job, "search"), _section(job, "vokenize")
+    if not search:
+        return None
+    try:
+        config = SearchActorsConfig(**search)
+    except TypeError as error:
+        raise InputError(f"the job's settings of search are of another version ({error}). Print them again.") from error
+    return SearchPlan(config, str(vokenize.get("backend", "auto")), float(vokenize.get("threads", 1)))
 
 
 def _section(job: Mapping[str, Any], name: str) -> Mapping[str, Any]:

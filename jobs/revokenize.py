@@ -20,6 +20,7 @@ from raydeploy.connect import RayConfig
 from raydeploy.forecast import Fact, Forecast, byte_size, forecast_of
 from raydeploy.ledger import Ledger, run_hash
 from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.staging import place_for_workers
 from raydeploy.streams import run_shards
 from vokenize.revokenizer import AlignmentRule, MoveVokens, ReadMoves, ReadVokened, Retokenize, Revokenize
 from vokenize.tokens import corpus_bytes, known_tokens, load_tokenizer, plan_token_shards, read_token_shard
@@ -40,13 +41,16 @@ class RevokenizeConfig:
     vokens: str
     """Folder of the voken run (vokenize_corpus)."""
     tokenizer: str
-    """The new tokenizer: a folder, or a hub name; any fast tokenizer."""
+    """The new tokenizer: a folder, or a hub name, NAME@REVISION to pin it; any fast tokenizer."""
     output: str
     """Folder for the new `tokens` and `vokens`."""
     alignment: AlignmentRule = "overlap"
     """`overlap`: the old token with most shared characters; among equals the one of the very same characters, else the
     earlier; where none is shared, the nearest. `original`: Vokenization's greedy walk by intersection over union, for
     byte-level BPE alone."""
+    staging: str = ""
+    """Folder or URI for the copy that workers load the tokenizer from; empty: OUTPUT/models, and none where a local
+    folder serves workers of this machine alone."""
     ray: RayConfig = field(default_factory=RayConfig)
     """Where it runs."""
 
@@ -73,9 +77,9 @@ def open_run(config: RevokenizeConfig) -> VokenRun:
     return open_voken_run(config.tokens, config.vokens, run_hash(config.tokens))
 
 
-def step_of(config: RevokenizeConfig, run: VokenRun) -> MoveVokens:
-    """The step that moves the vokens."""
-    return MoveVokens(run.info, config.alignment, config.tokenizer)
+def step_of(config: RevokenizeConfig, run: VokenRun, tokenizer: str) -> MoveVokens:
+    """The step that moves the vokens; `tokenizer` is where it loads the new one from."""
+    return MoveVokens(run.info, config.alignment, tokenizer)
 
 
 def plan(config: RevokenizeConfig) -> Plan:
@@ -84,7 +88,7 @@ def plan(config: RevokenizeConfig) -> Plan:
     tokenizer_identity(config)
     lines, tokens = sum(shard.stop - shard.start for shard in shards), known_tokens(config.tokens)
     found = forecast_of(
-        Revokenize(Retokenize(config.tokenizer), step_of(config, run)),
+        Revokenize(Retokenize(config.tokenizer), step_of(config, run, config.tokenizer)),
         ReadVokened(config.vokens, run.info),
         shards,
         config.ray,
@@ -128,7 +132,8 @@ def body(config: RevokenizeConfig, run: Run) -> Report:
     shards, old, tokenizer = plan_token_shards(config.tokens), open_run(config), tokenizer_identity(config)
     ids, lines, fact = [shard.id for shard in shards], sum(shard.stop - shard.start for shard in shards), Fact()
     tokens = Ledger(config.new_tokens, {"tokens": run_hash(config.tokens), "tokenizer": tokenizer})
-    retokenize = Retokenize(config.tokenizer)
+    place = place_for_workers(config.tokenizer, "tokenizer", config.output, config.staging)
+    retokenize = Retokenize(place)
     with run.progress(2 * lines, "lines") as progress:
         for report in run_shards(shards, read_token_shard, retokenize, tokens, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
@@ -137,7 +142,7 @@ def body(config: RevokenizeConfig, run: Run) -> Report:
         retokenized = tokens.finish(ids)
         vokens = Ledger(config.new_vokens, voken_identity(config, tokenizer))
         reader = ReadMoves(config.vokens, config.new_tokens, old.info)
-        for report in run_shards(shards, reader, step_of(config, old), vokens, suffix="parquet", ray=config.ray):
+        for report in run_shards(shards, reader, step_of(config, old, place), vokens, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
             fact.add(report, report.counts["tokens"])
             run.finished(report)

@@ -10,6 +10,7 @@ from raydeploy.connect import RayConfig
 from raydeploy.forecast import Fact, forecast_of
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.staging import place_for_workers, tokenizer_identity
 from raydeploy.streams import run_shards
 from vokenize.tokens import TokenizeLines
 from xmatch.data import files
@@ -23,11 +24,15 @@ class TokenizeCorpusConfig:
     corpus: LineSource = field(default_factory=LineSource)
     """The text."""
     tokenizer: str
-    """Tokenizer: a folder (a dual encoder's folder has one), or a hub name; it must be a fast tokenizer."""
+    """Tokenizer: a folder (a dual encoder's folder has one), or a hub name, NAME@REVISION to pin it; it must be a fast
+    tokenizer."""
     output: str
     """Folder for the token shards."""
     lines_per_shard: int = 8192
     """Lines in one shard, the unit of resume."""
+    staging: str = ""
+    """Folder or URI for the copy that workers load the tokenizer from; empty: OUTPUT/models, and none where a local
+    folder serves workers of this machine alone."""
     ray: RayConfig = field(default_factory=RayConfig)
     """Where it runs."""
 
@@ -50,9 +55,13 @@ def plan(config: TokenizeCorpusConfig) -> Plan:
 def body(config: TokenizeCorpusConfig, run: Run) -> Report:
     """Stream the lines through the tokenizer."""
     shards = plan_line_shards(config.corpus, config.lines_per_shard)
-    identity = {"corpus": files.sha256(config.corpus.path), "form": repr(config.corpus), "tokenizer": config.tokenizer}
+    identity = {
+        "corpus": files.sha256(config.corpus.path),
+        "form": repr(config.corpus),
+        "tokenizer": tokenizer_identity(config.tokenizer),
+    }
     ledger = Ledger(config.output, identity)
-    step = TokenizeLines(config.tokenizer)
+    step = TokenizeLines(place_for_workers(config.tokenizer, "tokenizer", config.output, config.staging))
     fact = Fact()
     with run.progress(None, "lines") as progress:
         for report in run_shards(shards, LineReader(config.corpus), step, ledger, suffix="parquet", ray=config.ray):

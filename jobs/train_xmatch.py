@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from raydeploy.connect import RayConfig
 from raydeploy.feature_bank import image_feature_bank, require_same_tower, text_feature_bank
@@ -21,25 +21,26 @@ from raydeploy.forecast import TOO_LITTLE, Forecast, Sample, can_measure, measur
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.training import TrainerConfig, fit, read_history
 from raydeploy.training_forecast import training_fact, training_forecast
+from raydeploy.training_rows import bad_rows, best_of, result_rows, size_of, workers_of
 from xmatch.data import files
 from xmatch.data.augment import SizeAugmentConfig
 from xmatch.data.captions import CaptionSet
 from xmatch.data.image_listing import image_listing
+from xmatch.data.local_cache import CacheConfig, LocalCache
 from xmatch.data.steps import Shard
-from xmatch.data.tokenizers import train_wordpiece
 from xmatch.data.vectors import write_vectors
-from xmatch.data.words import build_vocabulary, read_vocabulary, wrap_words
 from xmatch.embedding import ImageFeatures
 from xmatch.errors import InputError
-from xmatch.models import checkpoints
-from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
+from xmatch.models.dual_encoder import DualEncoderConfig
 from xmatch.training.dual_encoder_recipe import RecipeConfig, RecipeData
-from xmatch.training.leakage import SEEN_FILE, read_seen, seen_record, write_seen
+from xmatch.training.initial_weights import starting_tokenizer
+from xmatch.training.leakage import seen_record
 from xmatch.training.objectives import LossConfig
 from xmatch.training.optim import OptimConfig
 from xmatch.training.recipe import Recipe
 from xmatch.training.recipes import RECIPES
 from xmatch.training.samples import CaptionsConfig, read_split, write_samples
+from xmatch.training.trained_model import publish_model, trained_card
 from xmatch.training.trial import try_steps
 
 
@@ -82,6 +83,8 @@ class TrainXmatchConfig:
     """Tokenizer's folder or hub name; empty: that of init_from or of the text tower, or learnt from the captions."""
     save_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the final model's weights."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Local copies of training data that lies at s3://."""
     ray: RayConfig = field(default_factory=RayConfig)
     """Where it runs."""
 
@@ -129,24 +132,30 @@ class TrainXmatchConfig:
 
 def plan(config: TrainXmatchConfig) -> Plan:
     """What the run will do, from the captions alone."""
-    train, valid = read_split(config.train), read_split(config.valid)
+    train, valid = read_splits(config)
     samples, unit = sample_count(config, train)
     steps = -(-samples // config.trainer.batch_size)
     rows = [
         ("recipe", config.recipe),
-        ("training", _size(train)),
-        ("validation", _size(valid)),
+        ("training", size_of(train)),
+        ("validation", size_of(valid)),
         ("images", _image_source(config)),
         (
             "loss",
             f"{'info_nce' if config.recipe == 'text_pairs' else config.loss.name}, {config.loss.negatives} negatives",
         ),
         ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} {unit}"),
-        ("workers", f"{config.trainer.workers} x {config.trainer.cpus_per_worker} CPU, {config.trainer.precision}"),
+        ("workers", workers_of(config.trainer)),
     ]
     found = forecast_training(config, train)
-    rows += [*_bad_rows("training", train), *_bad_rows("validation", valid)]
+    rows += [*bad_rows("training", train), *bad_rows("validation", valid)]
     return Plan(rows, found)
+
+
+def read_splits(config: TrainXmatchConfig) -> tuple[CaptionSet, CaptionSet]:
+    """The captions of both splits."""
+    fetch = LocalCache(config.cache).hold
+    return read_split(config.train, fetch), read_split(config.valid, fetch)
 
 
 def forecast_training(config: TrainXmatchConfig, train: CaptionSet) -> Forecast | str:
@@ -208,10 +217,6 @@ def sample_count(config: TrainXmatchConfig, train: CaptionSet) -> tuple[int, str
     return (len(train.image_ids), "pairs of captions") if pairs else (len(train.captions), "captions")
 
 
-def _size(captions: CaptionSet) -> str:
-    return f"{len(captions.captions):,} captions of {len(captions.image_ids):,} images"
-
-
 def _image_source(config: TrainXmatchConfig) -> str:
     if config.recipe == "text_pairs":
         return "not used"
@@ -222,16 +227,10 @@ def _image_source(config: TrainXmatchConfig) -> str:
     return "decoded anew each epoch" if config.augment == "random_crop" else "features computed once"
 
 
-def _bad_rows(name: str, captions: CaptionSet) -> list[tuple[str, str]]:
-    if not captions.bad_rows:
-        return []
-    return [(f"{name}, bad rows", f"{captions.bad_rows:,} left out; the first: {captions.first_bad[0]}")]
-
-
 def body(config: TrainXmatchConfig, run: Run) -> Report:
     """Samples to Arrow, features where the tower is frozen, epochs, and the best model."""
     data = {side: files.join(config.output, "data", side) for side in ("train", "valid")}
-    train, valid = read_split(config.train), read_split(config.valid)
+    train, valid = read_splits(config)
     write_samples(train, data["train"], config.train)
     write_samples(valid, data["valid"], config.valid)
     seen = seen_record(train, role="train" if config.recipe == "dual_encoder" else "text_pretraining")
@@ -242,13 +241,10 @@ def body(config: TrainXmatchConfig, run: Run) -> Report:
     with run.progress(config.trainer.epochs, "epochs") as progress:
         result = fit(recipe, config.trainer, config.optim, config.output, on_epoch=progress.figures)
     folder = files.join(config.output, "model")
-    best = next(row for row in result.history if row["epoch"] == result.best_epoch)
-    card = model_card(config, best, train)
-    DualEncoder.from_pretrained(result.best_folder).save_pretrained(folder, dtype=config.save_dtype, card=card)
-    write_seen([seen, *earlier_seen(config.init_from)], files.join(folder, SEEN_FILE))
-    rows = [("model", folder), ("best epoch", str(result.best_epoch)), ("captions/s", f"{result.samples_per_s:,.0f}")]
-    rows += [(name, f"{value:.2f}") for name, value in best.items() if isinstance(value, float) and "_at_" in name]
-    rows.append(("rsum", f"{best['rsum']:.1f}"))
+    best = best_of(result)
+    card = trained_card(config.model, training_words(config, train), best)
+    publish_model(result.best_folder, folder, dtype=config.save_dtype, card=card, seen=seen, init_from=config.init_from)
+    rows = result_rows(folder, result, best)
     fact = training_fact(result.history, before, feature_seconds if config.computes_features else 0.0)
     return Report(rows, {"best": best, "history": result.history}, fact=fact)
 
@@ -280,29 +276,16 @@ def recipe_of(
             features=banks[0],
             text_features=banks[1],
             init_from=config.init_from,
+            cache=config.cache,
         ),
     )
 
 
-def earlier_seen(init_from: str) -> list[Any]:
-    """What the model that a run starts from has seen."""
-    if not init_from:
-        return []
-    path = files.join(checkpoints.resolve(init_from), SEEN_FILE)
-    return [read_seen(path)] if files.exists(path) else []
-
-
-def model_card(config: TrainXmatchConfig, best: dict[str, Any], train: CaptionSet) -> str:
-    """README.md of the model: what it is, what it was trained on, what it reached on the validation split."""
-    figures = "".join(f"| {name} | {value:.2f} |\n" for name, value in best.items() if isinstance(value, float))
+def training_words(config: TrainXmatchConfig, train: CaptionSet) -> str:
+    """Loss, length and data of a run, for the model's card."""
     return (
-        "---\nlibrary_name: vokenray\ntags: [image-text-retrieval]\n---\n# Dual encoder\n\n"
-        f"Image tower `{config.model.image.name}`, text tower `{config.model.text.name or config.model.text.kind}`, "
-        f"{config.model.dim} dimensions, loss `{config.loss.name}`, trained for {config.trainer.epochs} epochs on "
-        f"{_size(train)} of `{config.train.captions.rsplit('/', 1)[-1]}`, split `{config.train.split}`. What it saw is "
-        f"listed in `{SEEN_FILE}`.\n\nBest epoch {best['epoch']}, validation:\n\n"
-        f"| figure | value |\n|---|---|\n{figures}\n"
-        "```python\nfrom xmatch import DualEncoder\nmodel = DualEncoder.from_pretrained(FOLDER)\n```\n"
+        f"loss `{config.loss.name}`, trained for {config.trainer.epochs} epochs on {size_of(train)} of "
+        f"`{config.train.captions.rsplit('/', 1)[-1]}`, split `{config.train.split}`"
     )
 
 
@@ -346,16 +329,7 @@ def text_features(config: TrainXmatchConfig, run: Run, splits: Sequence[CaptionS
 
 def build_tokenizer(config: TrainXmatchConfig, captions: Sequence[str]) -> PreTrainedTokenizerBase:
     """The tokenizer of the text tower: given, inherited, its own, or learnt from the training captions."""
-    text = config.model.text
-    if config.tokenizer:
-        return AutoTokenizer.from_pretrained(config.tokenizer, use_fast=True)
-    if config.init_from and (text.name is None or text.is_recurrent):
-        return checkpoints.read_tokenizer(checkpoints.resolve(config.init_from))
-    if text.is_recurrent:
-        return wrap_words(read_vocabulary(text.vocab) if text.vocab else build_vocabulary(captions))
-    if text.name is None:
-        return train_wordpiece(captions, text.vocab_size)
-    return AutoTokenizer.from_pretrained(text.name, use_fast=True)
+    return starting_tokenizer(config.model.text, captions, tokenizer=config.tokenizer, init_from=config.init_from)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from raydeploy.forecast import (
 from raydeploy.ledger import Ledger, run_hash
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.search_actors import SearchActorsConfig, ShardedSearcher, health_rows, search_actors
+from raydeploy.staging import place_for_workers
 from raydeploy.streams import run_shards
 from vokenize.page import Line, PageConfig, build_page, page_lines
 from vokenize.tokens import corpus_bytes, known_tokens, plan_token_shards, read_token_shard
@@ -53,7 +54,7 @@ class VokenizeCorpusConfig:
     keys: str
     """Key bank of images made by jobs/embed.py --side image."""
     model: str
-    """Dual encoder: a folder, or a hub name."""
+    """Dual encoder: a folder, or a hub name, NAME@REVISION to pin it."""
     output: str
     """Folder for the voken shards, their manifest and the page."""
     vokenize: VokenizeConfig = field(default_factory=VokenizeConfig)
@@ -62,6 +63,9 @@ class VokenizeCorpusConfig:
     """How the key bank lies on the workers."""
     page: PageConfig = field(default_factory=PageConfig)
     """The page of sentences beside the images found for them."""
+    staging: str = ""
+    """Folder or URI for the copy that workers load the model from; empty: OUTPUT/models, and none where a local folder
+    serves workers of this machine alone."""
     ray: RayConfig = field(default_factory=RayConfig)
     """Where it runs."""
 
@@ -123,11 +127,12 @@ def body(config: VokenizeCorpusConfig, run: Run) -> Report:
         "tokens": run_hash(config.tokens),
     }
     ledger = Ledger(config.output, identity)
+    model = place_for_workers(config.model, "model", config.output, config.staging)
     lines, fact = sum(shard.stop - shard.start for shard in shards), Fact()
     if is_approximate(config) and not layout.has_search_actors:  # built once, for all workers
         open_bank(config.keys, config.vokenize)(0, shape.keys, config.vokenize.threads)
     with search_of(config, shape, layout) as search, run.progress(lines, "lines") as progress:
-        step = VokenizeShard(config.model, config.keys, config.vokenize, search)
+        step = VokenizeShard(model, config.keys, config.vokenize, search)
         for report in run_shards(shards, read_token_shard, step, ledger, suffix="parquet", ray=config.ray):
             progress.advance(report.counts["lines"])
             fact.add(report, report.counts["tokens"])

@@ -15,9 +15,10 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TQDM_PATCH_PRINT": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""No usage reports, one voice, quick notice of a lost worker."""
+"""No usage reports, one voice, quick notice of a lost worker, and workers that read relative paths as the driver does."""
 
 
 def is_submitted() -> bool:

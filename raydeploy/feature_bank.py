@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from raydeploy.connect import RayConfig
 from raydeploy.ledger import Ledger
+from raydeploy.staging import image_tower_for_workers, place_for_workers, text_tower_for_workers
 from raydeploy.streams import run_shards
 from xmatch.data import files
 from xmatch.data.captions import CaptionSet
@@ -55,7 +56,8 @@ def image_feature_bank(
     """
     images = {i: p for split in captions for i, p in zip(split.image_ids, split.image_paths, strict=True)}
     views: tuple[Literal["center", "flip"], ...] = ("center", "flip") if has_flip else ("center",)
-    step = ImageFeatures(tower, views=views, threads=max(1, int(ray.cpus_per_actor)), dtype=dtype)
+    place = image_tower_for_workers(tower, folder)
+    step = ImageFeatures(place, views=views, threads=max(1, int(ray.cpus_per_actor)), dtype=dtype)
     rows = image_listing(list(images), list(images.values()))
     identity = {"tower": tower_identity(tower), "views": list(views), "dtype": dtype}
     counts = _make_bank(rows, step, folder, identity, IMAGES_PER_SHARD, "images", ray, advance)
@@ -98,7 +100,8 @@ def text_feature_bank(
     if len(texts) < sum(len(split.captions) for split in captions):
         raise InputError("two captions have one id, so features by caption id would be mixed up; make the ids unique.")
     rows = pa.table([pa.array(list(texts), pa.string()), pa.array(list(texts.values()), pa.string())], ["id", "text"])
-    step = TextFeatures(tower, tokenizer, threads=max(1, int(ray.cpus_per_actor)), dtype=dtype)
+    places = text_tower_for_workers(tower, folder), place_for_workers(tokenizer, "tokenizer", folder)
+    step = TextFeatures(*places, threads=max(1, int(ray.cpus_per_actor)), dtype=dtype)
     identity = {"tower": tower_identity(tower), "tokenizer": tokenizer, "dtype": dtype}
     _make_bank(rows, step, folder, identity, CAPTIONS_PER_SHARD, "texts", ray, advance)
     return files.join(folder, "shards")
@@ -135,13 +138,16 @@ def tower_identity(tower: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
     return values
 
 
-def require_same_tower(bank: str, tower: ImageTowerConfig | TextTowerConfig, setting: str) -> None:
+def require_same_tower(
+    bank: str, tower: ImageTowerConfig | TextTowerConfig, setting: str, *, is_saved: bool = False
+) -> None:
     """Check that a bank was made by this tower.
 
     Args:
         bank: folder of a bank or of its shards; one without a record of its tower is taken as it is.
         tower: of the model that is trained on it.
         setting: the tower's name among the job's settings, for the message.
+        is_saved: the tower is a saved model's, which no longer says what its weights were: they are not compared.
 
     Raises:
         InputError: it was made by another; says in what they differ.
@@ -152,7 +158,7 @@ def require_same_tower(bank: str, tower: ImageTowerConfig | TextTowerConfig, set
         if not isinstance(there, dict):
             continue
         here = tower_identity(tower)
-        differing = [name for name in here if there.get(name) != here[name]]
+        differing = [n for n in here if there.get(n) != here[n] and not (is_saved and n == "weights")]
         if differing:
             name = differing[0]
             raise InputError(

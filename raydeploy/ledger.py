@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from raydeploy.object_store import abort_uploads, put_if_absent
+from raydeploy.object_store import abort_uploads, put_if_absent, require_conditional
 from raydeploy.versions import package_versions
 from xmatch.data import files
 from xmatch.errors import InputError
@@ -104,7 +104,8 @@ class Ledger:
         identity: plain values that decide the output's bytes (settings, hashes of model, keys and corpus).
 
     Raises:
-        InputError: the folder holds a run with another identity; says what differs.
+        InputError: the folder holds a run with another identity; says what differs. Or it is in a store that does not
+            create conditionally.
     """
 
     def __init__(self, output: str, identity: Mapping[str, Any]) -> None:
@@ -113,6 +114,8 @@ class Ledger:
         path = files.join(output, "identity.json")
         if files.exists(path) or not put_if_absent(path, _json(self.identity)):
             _require_same(files.read_json(path), self.identity, output)
+        if files.is_uri(output):
+            require_conditional(path, _json(self.identity))
         abort_uploads(output)
         self._clean()
 

@@ -7,13 +7,27 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 
 from xmatch.data import files
+from xmatch.data.stores import StoreError, open_store, refusal
 from xmatch.errors import InputError
 
 ATTEMPTS = 10
 TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
+GOOGLE = (
+    " Google's storage is read by gs://, but results need S3 or a disk that all nodes share. Its S3 interface "
+    "(AWS_ENDPOINT_URL_S3=https://storage.googleapis.com, an HMAC key as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "s3://bucket/key) documents If-None-Match for reading alone: a run tries it at its start, and stops where a second "
+    "writer is let in."
+)
 
 
 def put_if_absent(path: str, data: bytes) -> bool:
@@ -56,10 +70,27 @@ def _put_object(path: str, data: bytes) -> bool:
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") in TAKEN:
             return False
-        raise InputError(_said(path, error)) from error
+        raise refused(path, error) from error
     except BotoCoreError as error:
-        raise InputError(_said(path, error)) from error
+        raise refused(path, error) from error
     return True
+
+
+def require_conditional(path: str, data: bytes) -> None:
+    """Check that a store refuses to create what is there; some speak S3 and do not know the condition.
+
+    Args:
+        path: of a file with this content.
+        data: all of it, so that nothing is lost where the store writes it again.
+
+    Raises:
+        InputError: it lets a second writer in.
+    """
+    if put_if_absent(path, data):
+        raise InputError(
+            f"the store of {path!r} creates what is there already, so that two workers could mix their results. Take a "
+            "store that honours If-None-Match: * when an object is put, as S3 does, or a disk that all nodes share."
+        )
 
 
 def abort_uploads(folder: str) -> int:
@@ -82,20 +113,35 @@ def abort_uploads(folder: str) -> int:
                 store.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
                 count += 1
     except (ClientError, BotoCoreError) as error:
-        raise InputError(_said(folder, error)) from error
+        raise refused(folder, error) from error
     return count
+
+
+def remove_object(path: str) -> None:
+    """Remove an object by the store's own client: pyarrow leaves one where a folder would be.
+
+    Raises:
+        InputError: that is not allowed.
+    """
+    bucket, key = split_uri(path)
+    try:
+        client().delete_object(Bucket=bucket, Key=key)
+    except (BotoCoreError, ClientError) as error:
+        raise refused(path, error) from error
 
 
 def split_uri(path: str) -> tuple[str, str]:
     """Bucket and key of an s3:// URI.
 
     Raises:
-        InputError: it is no such URI.
+        InputError: it is no such URI, or holds credentials.
     """
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    if not path.startswith("s3://") or not bucket:
-        raise InputError(f"expected s3://bucket/key, got {path!r}: results need a store that can create conditionally.")
-    return bucket, key
+    if path.startswith("s3://") and bucket and "@" not in bucket:
+        return bucket, key
+    open_store(path)  # says what is wrong with a URI that nothing can be read from either
+    hint = GOOGLE if path.startswith(("gs://", "gcs://")) else ""
+    raise InputError(f"expected s3://bucket/key, got {path!r}: results need a store that creates conditionally.{hint}")
 
 
 def client() -> Any:
@@ -103,5 +149,13 @@ def client() -> Any:
     return boto3.client("s3", config=Config(retries={"max_attempts": ATTEMPTS, "mode": "standard"}))
 
 
-def _said(path: str, error: Exception) -> str:
-    return f"cannot write {path!r}: {error}. Check the bucket's name, your rights and credentials, and the network."
+def refused(path: str, error: ClientError | BotoCoreError) -> StoreError:
+    """What a store refused through its client, as a reader of data would hear of it."""
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        return refusal(path, code, error.operation_name, str(error))
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return refusal(path, "NoCredentials", "", "")
+    if isinstance(error, ConnectionError | HTTPClientError):
+        return refusal(path, "NetworkConnection", "", "")
+    return refusal(path, "", "", str(error))

@@ -12,15 +12,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import ray
-from botocore.exceptions import BotoCoreError, ClientError
 
 from raydeploy.capacity import Request, amounts_text, fits, lacking, nearest_group, pack
 from raydeploy.cluster_file import GPU_LABEL, ClusterFile
-from raydeploy.object_store import client, put_if_absent, split_uri
+from raydeploy.forecast import PROCESS_BYTES
+from raydeploy.object_store import put_if_absent, remove_object
+from raydeploy.search_actors import SearchActorsConfig
 from raydeploy.upload import LIMIT_BYTES, mistakes, uploaded_files
 from raydeploy.versions import package_versions
 from xmatch.data import files
@@ -28,6 +30,7 @@ from xmatch.data.key_banks import open_key_bank
 from xmatch.errors import InputError
 from xmatch.models.checkpoints import model_hash, read_config, resolve, weight_counts
 from xmatch.models.dual_encoder import DualEncoderConfig
+from xmatch.search.planner import BankShape
 
 GPU_SPARE_BYTES = 2_000_000_000
 """Of a GPU, for CUDA itself, a batch and its scores: an allowance, not a measurement."""
@@ -51,6 +54,20 @@ class Finding(NamedTuple):
     text: str
 
 
+class SearchPlan(NamedTuple):
+    """Search of a run to come.
+
+    Attributes:
+        config: how the key bank is cut.
+        backend: that scans it, or `auto`.
+        threads: of each actor.
+    """
+
+    config: SearchActorsConfig
+    backend: str
+    threads: float
+
+
 class Subject(NamedTuple):
     """A run to come.
 
@@ -59,8 +76,9 @@ class Subject(NamedTuple):
         output: of the run; "": not known.
         model: dual encoder; "": none.
         keys: key bank; "": none.
-        requests: actors that it starts at once.
+        requests: actors that it starts at once, but for those of the search.
         cluster: where it would run; None: not known.
+        search: of the run; None: it searches nothing.
     """
 
     working_dir: str
@@ -69,6 +87,7 @@ class Subject(NamedTuple):
     keys: str
     requests: tuple[Request, ...]
     cluster: ClusterFile | None
+    search: SearchPlan | None = None
 
 
 def run_checks(subject: Subject) -> list[Finding]:
@@ -98,13 +117,14 @@ def check_cluster(subject: Subject) -> tuple[Verdict, str]:
 
 def check_requests(subject: Subject) -> tuple[Verdict, str]:
     """Does every actor of the job fit a node, and all of them the cluster?"""
-    cluster, requests = subject.cluster, subject.requests
-    if not requests or cluster is None:
+    cluster = subject.cluster
+    if not subject.requests or cluster is None:
         return "not checked", "give --cluster FILE, and --job FILE or --actors"
     if not cluster.groups:
         return "not checked", "the cluster's file is to be mended first"
     if any(not group.resources for group in cluster.groups):
         return "not checked", f"{cluster.path} does not say what its hosts have; compare `ray status` with the job"
+    requests = subject.requests + search_requests(subject)
     for request in requests:
         if not any(fits(request.needs, group.resources) for group in cluster.groups):
             near = nearest_group(request.needs, cluster.groups)
@@ -125,6 +145,31 @@ def check_requests(subject: Subject) -> tuple[Verdict, str]:
         )
     used = ", ".join(f"{count} x {name}" for name, count in packing.nodes.items())
     return "ok", f"{'; '.join(map(str, requests))}: on {used}"
+
+
+def search_requests(subject: Subject) -> tuple[Request, ...]:
+    """The actors that hold parts of the key bank, if there are such, and the memory that each asks for.
+
+    Where the bank cannot be opened their memory is not known; the check of the key bank says why. A cut by the memory
+    of the machine that starts the job is not known either, and counts as none.
+    """
+    if subject.search is None:
+        return ()
+    config, backend, threads = subject.search
+    needs = {"CPU": float(threads), "GPU": float(config.gpus_per_actor)}
+    actors = (config.shards or 1) * config.replicas
+    try:
+        bank = open_key_bank(subject.keys) if subject.keys else None
+    except InputError:
+        bank = None
+    if bank is not None:
+        settled = config if config.shards or config.memory_gb else replace(config, shards=1)
+        layout = settled.layout(BankShape(*bank.shape, bank.dtype.itemsize), backend, 1)
+        actors = layout.shards * layout.replicas
+        needs["memory"] = float(layout.bytes_per_actor + PROCESS_BYTES)
+    if actors == 1 and not config.gpus_per_actor:
+        return ()
+    return (Request("search actors", actors, {key: value for key, value in needs.items() if value}),)
 
 
 def _amount(key: str, resources: Mapping[str, float]) -> str:
@@ -230,15 +275,10 @@ def write_and_remove(folder: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """By the store's own client: pyarrow leaves an object where a folder would be."""
-    if not files.is_uri(path):
+    if files.is_uri(path):
+        remove_object(path)
+    else:
         os.unlink(path)
-        return
-    bucket, key = split_uri(path)
-    try:
-        client().delete_object(Bucket=bucket, Key=key)
-    except (BotoCoreError, ClientError) as error:
-        raise InputError(f"cannot remove {path!r}: {error}. Give the account the right to delete there.") from error
 
 
 def check_model(subject: Subject) -> tuple[Verdict, str]:
@@ -274,27 +314,39 @@ def _reach(path: str) -> str:
 
 def check_versions(subject: Subject) -> tuple[Verdict, str]:
     """Do this machine, constraints.txt and the image agree?"""
-    installed, wrong = package_versions(), []
+    installed = package_versions()
     constraints = files.join(subject.working_dir, "constraints.txt")
     pins = read_pins(files.read_text(constraints)) if files.exists(constraints) else {}
-    for name, version in installed.items():
-        if name in pins and pins[name] != version.partition("+")[0]:
-            wrong.append(f"{name} {version} is installed, constraints.txt says {pins[name]}")
-    cluster = subject.cluster
-    for image in cluster.images if cluster else ():
-        match = RAY_IMAGE.search(image)
-        if match and match[1] != ray.__version__:
-            wrong.append(f"the image {image} has Ray {match[1]}, this machine {ray.__version__}")
-        if match and (int(match[2]), int(match[3])) != sys.version_info[:2]:
-            wrong.append(f"the image {image} has Python {match[2]}.{match[3]}, this machine {installed['python']}")
-    if cluster and cluster.ray_version not in ("", ray.__version__):
-        wrong.append(f"{cluster.path} says rayVersion {cluster.ray_version}, this machine has {ray.__version__}")
+    wrong = unpinned(installed, pins) + (other_on_cluster(installed, subject.cluster) if subject.cluster else [])
     if wrong:
         return "fix", f"{'; '.join(wrong)}. Install with -c constraints.txt, and name the image of that version."
     if not pins:
         return "not checked", f"no constraints.txt in {subject.working_dir!r}"
     compared = [name for name in installed if name in pins]
     return "ok", f"{len(compared)} packages as pinned, Ray {ray.__version__}, Python {installed['python']}"
+
+
+def unpinned(installed: Mapping[str, str], pins: Mapping[str, str]) -> list[str]:
+    """Packages whose version is another than the one pinned; what follows a plus (as in 2.15.0+cpu) is not compared."""
+    return [
+        f"{name} {version} is installed, constraints.txt says {pins[name]}"
+        for name, version in installed.items()
+        if name in pins and pins[name] != version.partition("+")[0]
+    ]
+
+
+def other_on_cluster(installed: Mapping[str, str], cluster: ClusterFile) -> list[str]:
+    """Versions of Ray and Python that a cluster's file names and this machine has not."""
+    wrong = []
+    for image in cluster.images:
+        match = RAY_IMAGE.search(image)
+        if match and match[1] != ray.__version__:
+            wrong.append(f"the image {image} has Ray {match[1]}, this machine {ray.__version__}")
+        if match and (int(match[2]), int(match[3])) != sys.version_info[:2]:
+            wrong.append(f"the image {image} has Python {match[2]}.{match[3]}, this machine {installed['python']}")
+    if cluster.ray_version not in ("", ray.__version__):
+        wrong.append(f"{cluster.path} says rayVersion {cluster.ray_version}, this machine has {ray.__version__}")
+    return wrong
 
 
 def read_pins(text: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from raydeploy.config import load_config, to_yaml
 from raydeploy.connect import RayConfig, connect
 from raydeploy.environment import is_submitted
 from raydeploy.forecast import Fact, Forecast, compared_rows, compared_values, forecast_rows
+from raydeploy.object_store import split_uri
 from raydeploy.shard_actor import ShardReport
 from raydeploy.versions import versions
 from xmatch.data import files
@@ -250,7 +251,8 @@ def check_output(output: str) -> None:
     """Check that results can be written, before any work.
 
     Raises:
-        InputError: the place is not writable, is a file, or is relative in a submitted job.
+        InputError: the place is not writable, is a file, or is relative in a submitted job; or a URI that no results
+            can go to.
     """
     if not output:
         raise InputError("output is empty; give the folder for the results.")
@@ -260,6 +262,8 @@ def check_output(output: str) -> None:
             "deleted afterwards. Give an absolute path on shared storage, or a URI such as s3://bucket/run."
         )
     if files.is_uri(output):
+        if not output.startswith("file://"):
+            split_uri(output)
         return
     folders = (files.join(output, "run"), output)
     made = [folder for folder in folders if not os.path.isdir(folder)]

@@ -23,6 +23,8 @@ from xmatch.errors import InputError
 READERS_PER_ACTOR = 2
 SHARDS_IN_ACTOR = 2
 """One is worked on while the one before is published."""
+OFFLINE = {"env_vars": {"HF_HUB_OFFLINE": "1"}}
+"""Of workers: what they need of the hub, the driver has fetched (staging.py)."""
 
 
 class ReadShards:
@@ -105,6 +107,7 @@ def run_shards(
         max_concurrency=SHARDS_IN_ACTOR,
         num_cpus=ray.cpus_per_actor,
         num_gpus=ray.gpus_per_actor or None,
+        runtime_env=OFFLINE,
     )
     try:
         for row in reports.iter_rows():

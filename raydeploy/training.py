@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray.train as ray_train
@@ -24,12 +24,13 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from torch import nn
 
+from raydeploy.elastic import ElasticTrainer
 from raydeploy.run_folder import METRICS_FILE, RunFolder, require_wandb
 from raydeploy.streams import find_input_error
 from xmatch.data import files
 from xmatch.data.epoch_order import epoch_indices
 from xmatch.errors import InputError
-from xmatch.training.optim import OptimConfig, build_optimizer, drop_frozen_gradients, set_rates
+from xmatch.training.optim import OptimConfig, build_optimizer, drop_frozen_gradients, keep_within, set_rates
 from xmatch.training.recipe import Recipe, Rows, SampleKey
 from xmatch.training.step import StepConfig, Stepper
 from xmatch.training.watch import check_progress
@@ -51,6 +52,10 @@ class TrainerConfig(StepConfig):
     """Captions per step over all workers together."""
     workers: int = 1
     """Training processes."""
+    min_workers: int = 0
+    """Fewest that train on while nodes are missing; more join when these are back. 0: all, or the run waits."""
+    placement: Literal["pack", "spread", "strict_spread"] = "pack"
+    """Workers on few nodes, on many, or each on a node of its own."""
     cpus_per_worker: int = 1
     """CPU cores (and torch threads) of each worker."""
     use_gpu: bool = False
@@ -79,6 +84,8 @@ class TrainerConfig(StepConfig):
             raise InputError(
                 "trainer: epochs, batch_size, workers, cpus_per_worker and evaluate_every must be at least 1."
             )
+        if not 0 <= self.min_workers <= self.workers:
+            raise InputError(f"trainer.min_workers is {self.min_workers}; expected 0 to workers, {self.workers}.")
         if self.wandb_project:
             require_wandb()
 
@@ -94,6 +101,7 @@ class Position:
     best_epoch: int = -1
     loss_sum: float = 0.0
     loss_count: int = 0
+    part_sums: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,11 +183,14 @@ def fit(
     output = output if files.is_uri(output) else os.path.abspath(output)
     loop_config = {"factory": recipe_factory, "trainer": config, "optim": optim, "output": output}
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})}
-    trainer = ray_torch.TorchTrainer(
+    trainer = ElasticTrainer(
         _worker_loop,
         train_loop_config=loop_config,
         scaling_config=ScalingConfig(
-            num_workers=config.workers, use_gpu=config.use_gpu, resources_per_worker=resources
+            num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker=resources,
+            placement_strategy=config.placement.upper(),
         ),
         run_config=RunConfig(
             name=RUN_NAME,
@@ -266,6 +277,7 @@ def _worker_loop(settings: dict[str, Any]) -> None:
                 _report(loop, {"epoch": epoch})
         seconds, samples = time.monotonic() - started, loop.recipe.num_samples - samples_before
         figures: dict[str, Any] = {"epoch": epoch, "loss": position.loss_sum / max(1, position.loss_count)}
+        figures |= {f"loss_{name}": value / max(1, position.loss_count) for name, value in position.part_sums.items()}
         if loop.folder is not None:
             if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
                 loop.model.eval()
@@ -275,6 +287,7 @@ def _worker_loop(settings: dict[str, Any]) -> None:
             _keep_best(loop, figures)
             check_progress(loop.folder.record(figures, config.select_by), config.select_by, chance=1.0)
         position.epoch, position.samples_done, position.loss_sum, position.loss_count = epoch + 1, 0, 0.0, 0
+        position.part_sums = {}
         _report(loop, figures)
 
 
@@ -335,9 +348,12 @@ def _step(loop: _Loop, batch: Rows) -> None:
     nn.utils.clip_grad_norm_([p for p in loop.model.parameters() if p.grad is not None], optim.clip_norm)
     scaler.step(loop.optimizer)
     scaler.update()
+    keep_within(loop.model, optim.limits)
     position.step += 1
     position.loss_sum += loss
     position.loss_count += 1
+    for name, value in outcome.parts.items():
+        position.part_sums[name] = position.part_sums.get(name, 0.0) + float(value)
     if loop.folder is not None:
         loop.folder.step(position.step, loss)
 

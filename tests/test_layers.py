@@ -26,11 +26,12 @@ ONLY_IN = {
     "faiss": ("xmatch/search/faiss_",),
     "_vokenray_search": ("xmatch/search/native_backend.py",),
     "triton": ("xmatch/search/triton_kernel.py",),
-    "spacy": ("vokenize/original_tokens.py",),
+    "spacy": ("vokenize/original_tokens.py", "alignment/entities/spacy_tagger.py"),
+    "textblob": ("alignment/entities/textblob_tagger.py",),
     "pickle": ("xmatch/data/legacy_pickle.py",),
     "nltk": ("xmatch/data/words.py",),
 }
-LAZY = {"faiss", "spacy", "_vokenray_search", "xmatch.search.triton_kernel"}
+LAZY = {"faiss", "spacy", "textblob", "_vokenray_search", "xmatch.search.triton_kernel"}
 
 
 class Import(NamedTuple):

@@ -16,6 +16,7 @@ from vokenize.ragged import starts_of
 from xmatch.data import files
 from xmatch.data.steps import Shard, StepOutput, no_quarantine
 from xmatch.errors import InputError
+from xmatch.models.staging import local_folder
 
 TOKEN_SCHEMA = pa.schema(
     [
@@ -32,13 +33,16 @@ are character offsets into `text`; `turns` counts the tabs before the token."""
 
 
 def load_tokenizer(name: str) -> Any:
-    """A fast tokenizer by folder or hub name.
+    """A fast tokenizer by folder, URI, hub name (NAME@REVISION pins it) or staged folder.
 
     Raises:
         InputError: it cannot be found, or is not a fast one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+        folder = local_folder(name, "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+    except InputError as error:
+        raise InputError(f"cannot load the tokenizer {name!r}: {error}") from error
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot load the tokenizer {name!r}: {str(error).splitlines()[0]} Give a folder with tokenizer.json or a "

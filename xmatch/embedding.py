@@ -21,6 +21,7 @@ from xmatch.data.feature_sets import VIEW_MARK
 from xmatch.data.steps import StepOutput, no_quarantine, quarantine_table
 from xmatch.data.vectors import make_vectors
 from xmatch.models.dual_encoder import DualEncoder
+from xmatch.models.staging import opened
 from xmatch.models.tokenize import tokenize
 from xmatch.models.towers.image import ImageTower, ImageTowerConfig
 from xmatch.models.towers.text import TextTower, TextTowerConfig
@@ -205,7 +206,7 @@ class ImageFeatures(_ImageStep):
 class EmbedTexts:
     """Texts to the unit sentence embeddings of a saved dual encoder.
 
-    Rows in: id string, text string.
+    Rows in: id string, text string; and group string, where texts belong together.
     """
 
     def __init__(self, model: str, *, batch_size: int = 64, threads: int = 1, device: str = "auto") -> None:
@@ -221,7 +222,8 @@ class EmbedTexts:
         started = time.perf_counter()
         vectors = self._loaded.encode_texts(rows.column("text").to_pylist(), batch_size=self.batch_size)
         self.seconds["encoder"] = self.seconds.get("encoder", 0.0) + time.perf_counter() - started
-        table = make_vectors(rows.column("id").to_pylist(), vectors)
+        groups = rows.column("group").to_pylist() if "group" in rows.column_names else None
+        table = make_vectors(rows.column("id").to_pylist(), vectors, groups=groups)
         return StepOutput(table, {"texts": len(table)}, no_quarantine())
 
 
@@ -251,7 +253,7 @@ class TextFeatures:
         torch.set_num_threads(self.threads)
         if self._loaded is None:
             tower = TextTower(self.config).to(pick_device(self.device)).eval()
-            self._loaded = tower, AutoTokenizer.from_pretrained(self.tokenizer, use_fast=True)
+            self._loaded = tower, AutoTokenizer.from_pretrained(opened(self.tokenizer), use_fast=True)
         tower, tokenizer = self._loaded
         started = time.perf_counter()
         names: list[str] = []

@@ -15,7 +15,9 @@ from jobs import convert
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 OURS = ("example", "recommended")
 """How the names of presets begin that no original has."""
-PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith(OURS))
+ALIGNMENT = "agree"
+"""How the names of those begin that jobs/train_alignment.py takes."""
+PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith((*OURS, ALIGNMENT)))
 DIM, REGION_WIDTH, WORDS = 8, 6, 34
 HALF = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "num_attention_heads": 2}
 LETTERS = "abcdefghijkl"

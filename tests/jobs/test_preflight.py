@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from jobs import embed, preflight, train_xmatch, vokenize_corpus
-from jobs.preflight import PreflightConfig, read_job, requests_of
+from jobs.preflight import PreflightConfig, read_job, requests_of, search_of
 from raydeploy.capacity import Request
+from raydeploy.preflight import SearchPlan
+from raydeploy.search_actors import SearchActorsConfig
 from xmatch.data.vectors import make_vectors, write_vectors
+from xmatch.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 AWS = str(ROOT / "cluster" / "aws-gpu.yaml")
@@ -34,7 +37,7 @@ def test_a_run_in_order_is_let_through_with_a_row_for_each_check(run_settings: P
     monkeypatch.setenv("COLUMNS", "400")
     assert preflight.main(["--job", str(run_settings), "--cluster", AWS, "--working_dir", str(ROOT)]) == 0
     said = capsys.readouterr()
-    assert "4 workers with 4 CPU, 1 GPU each; 2 search actors with 1 CPU each: on 4 x gpu-spot" in said.out
+    assert "4 workers with 4 CPU, 1 GPU each; 2 search actors with 1 CPU, 1 GB memory each" in said.out
     assert said.out.count(" ok ") == 8
     assert "fix" not in said.out
     assert not said.err
@@ -82,7 +85,11 @@ def test_requests_are_read_from_the_settings_of_every_kind_of_job(tmp_path: Path
     plain = settings(vokenize_corpus, capsys, *places)
     assert requests_of(plain, none) == [Request("workers", 1, {"CPU": 1.0})]
     cut = settings(vokenize_corpus, capsys, *places, "--search.shards", "3", "--search.replicas", "2")
-    assert requests_of(cut, none)[1:] == [Request("search actors", 6, {"CPU": 4.0})]
+    assert requests_of(cut, none) == [Request("workers", 1, {"CPU": 1.0})]
+    assert search_of(cut) == SearchPlan(SearchActorsConfig(shards=3, replicas=2), "auto", 4.0)
+    assert search_of(training) is None
+    with pytest.raises(InputError, match="Print them again"):
+        search_of({"search": {"parts": 3}})
     assert requests_of({}, none) == []
 
 

@@ -7,10 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.fs as pafs
 import pytest
-from small_models import make_images
+from small_gallery import small_embeddings, small_gallery, write_gallery
+from small_models import golden, make_images, tiny_vocabulary
+from small_vokens import write_bank, write_tokens, write_vokens
 from toy_steps import tree
+
+from jobs import eval_retrieval, eval_vokens, key_bank, status
+from xmatch.data import files
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
@@ -37,6 +43,23 @@ def road(environment: dict[str, str], base: str, model: str, images: str, corpus
         "--output", f"{base}/tokens")  # fmt: skip
     run(environment, "vokenize_corpus", "--tokens", f"{base}/tokens", "--keys", f"{base}/keys", "--model", model,
         "--page.write", "false", "--output", f"{base}/vokens")  # fmt: skip
+
+
+def small_inputs(folder: Path) -> str:
+    """Tokens, vokens, two key banks, captions and embeddings; their folder."""
+    entries = golden("evaluation")["data"]
+    captions = [caption for entry in entries for caption in entry["sentf"]["mscoco"]]
+    tiny_vocabulary().save_pretrained(str(folder / "tokenizer"))
+    (folder / "captions.json").write_text(json.dumps(entries))
+    shards = write_tokens(folder / "tokens", tiny_vocabulary(), captions, 5)
+    ids = [f"coco_minival/{image}" for image in golden("evaluation")["ids"]]
+    bank = write_bank(folder / "keys", ids)
+    write_bank(folder / "more", [f"vg_more/{number}" for number in range(len(ids))])
+    write_vokens(folder / "vokens", folder / "tokens", shards, keys_hash=bank, k=5, keys=len(ids))
+    write_gallery(folder, small_gallery())
+    for name, rows in zip(("images", "texts"), small_embeddings(), strict=True):
+        np.save(folder / f"{name}.npy", rows)
+    return str(folder)
 
 
 def store(environment: dict[str, str]) -> pafs.S3FileSystem:
@@ -71,6 +94,11 @@ def test_the_road_gives_the_same_in_a_store_and_goes_on_there(s3_environment, pl
     for name in ("keys", "tokens", "vokens"):
         local, remote = tree(str(folder / name)), objects(s3_environment, f"runs/road/{name}")
         local = {path: data for path, data in local.items() if not path.startswith("cache/")}
+        staged = {path.split("/")[2]: data for path, data in remote.items() if path.startswith("models/")}
+        weights = Path(model, "model.safetensors").read_bytes()
+        assert staged.get("model.safetensors") == (None if name == "tokens" else weights)
+        assert {"staged.json", "tokenizer.json"} <= set(staged)
+        remote = {path: data for path, data in remote.items() if not path.startswith("models/")}
         assert {p: d for p, d in remote.items() if p.startswith("shards/")} == {
             p: d for p, d in local.items() if p.startswith("shards/")
         }
@@ -85,6 +113,56 @@ def test_the_road_gives_the_same_in_a_store_and_goes_on_there(s3_environment, pl
     assert objects(s3_environment, "runs/road/vokens") == before
     state = job(s3_environment, "status", "s3://runs/road/vokens", "--json")
     assert json.loads(state.stdout)["state"] == "finished", state.stderr
+
+
+def test_what_is_made_of_vokens_is_the_same_from_and_in_a_store(s3_environment, become, tmp_path: Path, capfd) -> None:
+    become(s3_environment)
+    inputs = small_inputs(tmp_path / "in")
+    files.copy_folder(inputs, "s3://runs/made/in")
+    for base, output in ((inputs, str(tmp_path / "out")), ("s3://runs/made/in", "s3://runs/made/out")):
+        voked = ["--tokens", f"{base}/tokens", "--vokens", f"{base}/vokens"]
+        truth = ["--captions.path", f"{base}/captions.json", "--tokenizer", f"{base}/tokenizer"]
+        assert eval_vokens.main([*voked, "--keys", f"{base}/keys", *truth, "--output", f"{output}/measures"]) == 0
+        for action, more in (("report", ["--threshold", "0.9"]), ("merge", []), ("append", ["--add", f"{base}/more"])):
+            words = ["--action", action, "--bank", f"{base}/keys", "--output", f"{output}/{action}", *more]
+            assert key_bank.main(words) == 0, capfd.readouterr().err
+        cache = ["--cache", str(tmp_path / "cache"), "--bank", f"{base}/keys", "--output", f"{output}/pack"]
+        assert key_bank.main(["--action", "pack", *cache]) == 0
+        ready = ["--embeddings.images", f"{base}/images.npy", "--embeddings.texts", f"{base}/texts.npy"]
+        split = ["--data.captions", f"{base}/dataset.json", "--confidence.resamples", "5"]
+        assert eval_retrieval.main([*split, *ready, "--output", f"{output}/retrieval"]) == 0
+        run(s3_environment, "revokenize", *voked, "--tokenizer", f"{base}/tokenizer", "--output", f"{output}/moved")
+        assert status.main([f"{output}/retrieval"]) == 0
+    assert SECRET not in "".join(capfd.readouterr())
+    for name in (
+        "in/keys",
+        "out/measures",
+        "out/merge",
+        "out/append",
+        "out/retrieval",
+        "out/moved/tokens",
+        "out/moved/vokens",
+    ):
+        here, there = tree(str(tmp_path / name)), objects(s3_environment, f"runs/made/{name}")
+        here, there = ({p: d for p, d in found.items() if not p.startswith("cache/")} for found in (here, there))
+        assert set(there) == set(here)
+        named = {"measures.json", "retrieval.json"}  # they say where the inputs were
+        same = [path for path in there if not path.endswith((*named, "identity.json", "manifest.json"))]
+        assert [path for path in same if there[path] != here[path] and "run/" not in path] == []
+        for path in named & set(there):
+            assert json.loads(there[path]).get("figures") == json.loads(here[path]).get("figures")
+
+
+def test_no_object_of_a_run_holds_a_credential(s3_environment, places) -> None:
+    folder, model, _, corpus = places
+    run(s3_environment, "tokenize_corpus", "--corpus.path", corpus, "--tokenizer", model, "--output", "s3://runs/log")
+    filesystem, found = store(s3_environment), []
+    for info in filesystem.get_file_info(pafs.FileSelector("runs/log", recursive=True)):
+        if info.type == pafs.FileType.File:
+            found.append(info.base_name)
+            with filesystem.open_input_stream(info.path) as stream:
+                assert SECRET.encode() not in stream.read(), info.path
+    assert {"log.jsonl", "config.yaml", "report.json", "manifest.json", "identity.json"} <= set(found)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,23 @@ import pytest
 from raydeploy import preflight
 from raydeploy.capacity import Group, Request
 from raydeploy.cluster_file import ClusterFile, read_cluster_file
-from raydeploy.preflight import CHECKS, Subject, questions, run_checks, write_and_remove
+from raydeploy.forecast import PROCESS_BYTES
+from raydeploy.object_store import client
+from raydeploy.preflight import (
+    CHECKS,
+    SearchPlan,
+    Subject,
+    questions,
+    run_checks,
+    search_requests,
+    write_and_remove,
+)
+from raydeploy.search_actors import SearchActorsConfig
 from xmatch.data import files
 from xmatch.data.vectors import make_vectors, write_vectors
 from xmatch.errors import InputError
 from xmatch.models.checkpoints import model_hash
+from xmatch.search.planner import SCAN_BYTES
 
 ROOT = Path(__file__).parents[2]
 NOTHING = Subject(str(ROOT), "", "", "", (), None)
@@ -53,6 +65,42 @@ def test_requests_that_fit_and_requests_that_never_would() -> None:
     many = verdict("resources", subject._replace(requests=(Request("workers", 3, {"GPU": 1.0}),)))
     assert many[0] == "fix"
     assert many[1].startswith("1 workers would never start: at most 2 nodes")
+
+
+def search(**settings) -> SearchPlan:
+    return SearchPlan(SearchActorsConfig(**settings), "torch", 2)
+
+
+def test_search_actors_count_with_the_memory_of_their_shards(tmp_path: Path) -> None:
+    group = Group("cpu", {"CPU": 64, "memory": 2 * PROCESS_BYTES + 1e6}, 3)
+    cluster = SMALL._replace(groups=(group,), most_nodes=3)
+    workers = (Request("workers", 1, {"CPU": 1.0}),)
+    subject = NOTHING._replace(cluster=cluster, requests=workers, keys=bank(tmp_path / "k"), search=search(shards=5))
+    keys_bytes = 8 * (4 + SCAN_BYTES.get("torch", 4))
+    needs = {"CPU": 2.0, "memory": float(PROCESS_BYTES + keys_bytes)}
+    assert search_requests(subject) == (Request("search actors", 5, needs),)
+    assert verdict("resources", subject)[0] == "ok"
+    assert verdict("resources", subject)[1].endswith("on 3 x cpu")
+    many = verdict("resources", subject._replace(search=search(shards=5, replicas=2)))
+    assert many[0] == "fix"
+    assert many[1].startswith("4 search actors would never start")
+    wide = subject._replace(keys=bank(tmp_path / "w", width=500_000), search=search(shards=1, replicas=2))
+    little = group._replace(resources={"CPU": 64, "memory": PROCESS_BYTES + 1e6})
+    large = verdict("resources", wide._replace(cluster=cluster._replace(groups=(little,))))
+    assert large[0] == "fix"
+    assert "2 search actors with 2 CPU" in large[1]
+    assert "short of memory" in large[1]
+
+
+def test_search_in_the_workers_asks_for_nothing_more(tmp_path: Path) -> None:
+    whole = NOTHING._replace(keys=bank(tmp_path / "k"), search=search())
+    assert search_requests(whole) == search_requests(NOTHING) == ()
+    (on_gpu,) = search_requests(whole._replace(search=search(gpus_per_actor=0.5)))
+    assert (on_gpu.actors, on_gpu.needs["GPU"]) == (1, 0.5)
+    (unknown,) = search_requests(whole._replace(keys=str(tmp_path / "no"), search=search(shards=3)))
+    assert unknown == Request("search actors", 3, {"CPU": 2.0})
+    (small,) = search_requests(whole._replace(search=search(memory_gb=2e-7)))
+    assert small.actors > 1
 
 
 @pytest.mark.parametrize("name", ["aws-gpu", "gcp-gpu"])
@@ -159,35 +207,38 @@ def test_storage_that_cannot_be_used_is_to_be_mended(tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
-def test_an_object_store_is_probed_and_left_as_it_was(monkeypatch) -> None:
-    moto = pytest.importorskip("moto.server")
-    import boto3
-
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    place = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    try:
-        client.create_bucket(Bucket="runs")
-        client.put_object(Bucket="runs", Key="there/kept", Body=b"x")
-        for output in ("s3://runs/new/deep/run", "s3://runs/there", "s3://runs/there/new/"):
-            assert verdict("storage", NOTHING._replace(output=output))[0] == "ok"
-        keys = [item["Key"] for item in client.list_objects_v2(Bucket="runs")["Contents"]]
-        said = verdict("storage", NOTHING._replace(output="s3://nowhere-at-all/run"))
-    finally:
-        server.stop()
-    assert keys == ["there/kept"]
+def test_an_object_store_is_probed_and_left_as_it_was(s3_environment: dict[str, str], become) -> None:
+    become(s3_environment)
+    store, place = client(), "s3://runs/probed"
+    store.put_object(Bucket="runs", Key="probed/there/kept", Body=b"x")
+    for output in (f"{place}/new/deep/run", f"{place}/there", f"{place}/there/new/"):
+        assert verdict("storage", NOTHING._replace(output=output))[0] == "ok"
+    listed = store.list_objects_v2(Bucket="runs", Prefix="probed/")["Contents"]
+    assert [item["Key"] for item in listed] == ["probed/there/kept"]
+    said = verdict("storage", NOTHING._replace(output="s3://nowhere-at-all/run"))
     assert said[0] == "fix"
     assert "s3://nowhere-at-all/run" in said[1]
+    assert "no such bucket" in said[1]
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    ("user", "why"),
+    [
+        ("reader", "no right"),
+        ("nobody", "no right"),
+        ("forger", "does not belong to the access key"),
+        ("stranger", "does not know the access key"),
+    ],
+)
+def test_a_store_that_refuses_is_to_be_mended(strict_s3: dict[str, dict[str, str]], become, user, why) -> None:
+    become(strict_s3[user])
+    said = verdict("storage", NOTHING._replace(output="s3://runs/refused"))
+    assert said[0] == "fix"
+    assert "s3://runs/refused" in said[1]
+    assert why in said[1]
+    assert strict_s3[user]["AWS_SECRET_ACCESS_KEY"] not in said[1]
+    assert strict_s3[user]["AWS_ACCESS_KEY_ID"] not in said[1]
 
 
 def test_a_store_that_forgets_or_lets_a_second_writer_in_is_noticed(tmp_path: Path, monkeypatch) -> None:

@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 OPTIM = OptimConfig(lr=0.02, schedule="linear", warmup_share=0.1)
 
 
-def run(folder: Path, *, workers: int = 1, every: int = 0, **recipe) -> list[tuple[float, float]]:
-    config = TrainerConfig(epochs=3, batch_size=4, workers=workers, checkpoint_every_steps=every)
+def run(folder: Path, *, workers: int = 1, fewest: int = 0, every: int = 0, **recipe) -> list[tuple[float, float]]:
+    config = TrainerConfig(epochs=3, batch_size=4, workers=workers, min_workers=fewest, checkpoint_every_steps=every)
     result = fit(partial(ToyRecipe, **recipe), config, OPTIM, str(folder))
     assert [row["epoch"] for row in result.history] == [0, 1, 2]
     return [(row["loss"], row["rsum"]) for row in result.history]
@@ -74,6 +74,14 @@ def test_two_workers_have_the_curve_of_one_and_outlive_a_kill(whole, tmp_path: P
     assert Path(flag).exists()
 
 
+def test_an_elastic_group_has_the_curve_of_one_worker_and_outlives_a_kill(whole, tmp_path: Path) -> None:
+    flag = str(tmp_path / "flag")
+    curve = run(tmp_path / "killed", workers=2, fewest=1, every=2, flag=flag, die_in=1)
+    assert Path(flag).exists()
+    for one, other in zip(whole[1], curve, strict=True):
+        assert other == pytest.approx(one, abs=1e-4)
+
+
 def driver(output: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
     """A program of its own that trains the toy into `output`, in a process group of its own."""
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "toy_training.py"), output, *arguments]
@@ -100,35 +108,24 @@ def test_a_killed_driver_goes_on_where_it_was(whole, tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
-def test_a_run_lives_in_an_object_store_and_goes_on_there(whole, tmp_path: Path) -> None:
+def test_a_run_lives_in_an_object_store_and_goes_on_there(whole, tmp_path: Path, s3_environment) -> None:
     """In a program of its own: workers read the store's address from the environment with which Ray started."""
-    moto = pytest.importorskip("moto.server")
     import boto3
 
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    place = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+    place = {name: value for name, value in s3_environment.items() if name.startswith("AWS_")}
     client = boto3.client(
-        "s3", endpoint_url=place["AWS_ENDPOINT_URL"], aws_access_key_id="test", aws_secret_access_key="test",
-        region_name="us-east-1",
-    )  # fmt: skip
-    try:
-        client.create_bucket(Bucket="runs")
-        assert driver("s3://runs/toy", "", "1", **place).wait(timeout=500) == 0
-        assert driver("s3://runs/toy", **place).wait(timeout=500) == 0
-        keys = [item["Key"] for item in client.list_objects_v2(Bucket="runs")["Contents"]]
-        lines = client.get_object(Bucket="runs", Key="toy/metrics.jsonl")["Body"].read().splitlines()
-        client.download_file("runs", "toy/best/w.pt", str(tmp_path / "w.pt"))
-        picture = client.get_object(Bucket="runs", Key="toy/curves.png")["Body"].read()
-    finally:
-        server.stop()
+        "s3",
+        endpoint_url=place["AWS_ENDPOINT_URL"],
+        aws_access_key_id=place["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=place["AWS_SECRET_ACCESS_KEY"],
+        region_name=place["AWS_DEFAULT_REGION"],
+    )
+    assert driver("s3://runs/toy", "", "1", **place).wait(timeout=500) == 0
+    assert driver("s3://runs/toy", **place).wait(timeout=500) == 0
+    keys = [item["Key"] for item in client.list_objects_v2(Bucket="runs", Prefix="toy/")["Contents"]]
+    lines = client.get_object(Bucket="runs", Key="toy/metrics.jsonl")["Body"].read().splitlines()
+    client.download_file("runs", "toy/best/w.pt", str(tmp_path / "w.pt"))
+    picture = client.get_object(Bucket="runs", Key="toy/curves.png")["Body"].read()
     assert [(row["loss"], row["rsum"]) for row in map(json.loads, lines)] == whole[1]
     assert picture.startswith(b"\x89PNG")
     assert any(key.startswith("toy/tensorboard/events") for key in keys)

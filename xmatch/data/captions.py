@@ -40,7 +40,8 @@ def read_captions(captions: str, images: str, split: str, source: str = "mscoco"
         source: language source of a LXMERT file.
 
     Raises:
-        InputError: the form is unknown, it is empty, lacks the split, or names images that are not there.
+        InputError: the form is unknown, it is empty, lacks the split, or names images that are not there or lead out
+            of their folder.
     """
     form, content = form_of(captions)
     splits = [name.strip() for name in split.split(",")]
@@ -94,3 +95,5 @@ def _require_images(found: CaptionSet, images: str) -> None:
             f"{len(missing)} of {len(found.image_paths)} captioned images are not there, the first are "
             f"{', '.join(repr(path) for path in missing[:3])}. Check the image folder, or drop them from the captions."
         )
+    if images:
+        files.require_inside(images, paths)

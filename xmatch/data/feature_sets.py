@@ -5,7 +5,7 @@ Shapes: N images (or captions), K members of the largest set of a batch, C width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,13 +49,17 @@ class FeatureSets:
         self.width = int(self.matrices[0].shape[1]) if self.matrices else 0
 
     @classmethod
-    def from_bank(cls, path: str) -> FeatureSets:
+    def from_bank(cls, path: str, fetch: Callable[[str], str] = str) -> FeatureSets:
         """A bank of vectors: rows with one group are one set; a row without a group is a set by its id.
+
+        Args:
+            path: of the bank.
+            fetch: from a file of it to where that is read; may give a local copy of a URI.
 
         Raises:
             InputError: a group's rows are not side by side, or the bank is broken.
         """
-        table = read_vectors(path)
+        table = read_vectors(path, fetch)
         names, starts, stops = _runs(table)
         repeated = _first_repeated(names)
         if repeated is not None:

@@ -14,7 +14,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from xmatch.data.plain_columns import require_plain
 from xmatch.data.stores import Store, open_store
 from xmatch.errors import InputError
 
@@ -57,7 +58,32 @@ def join(base: str, *parts: str) -> str:
         pieces = PurePosixPath(part.replace("\\", "/"))
         if pieces.is_absolute() or ".." in pieces.parts or is_uri(part) or "\0" in part:
             raise InputError(f"{part!r} would leave {base!r}: expected a relative name without '..'.")
-    return "/".join([base.rstrip("/"), *parts])
+    return "/".join([base.rstrip("/") if base else ".", *parts])
+
+
+def require_inside(root: str, paths: Iterable[str]) -> None:
+    """Check that no local path below a folder is a symbolic link, or lies behind one, that leads out of it.
+
+    The folder itself may be a link. An object store has none.
+
+    Raises:
+        InputError: one leads out; names it and where it leads.
+    """
+    filesystem, inside = filesystem_of(root or ".")
+    if isinstance(filesystem, Store):
+        return
+    real, folders = os.path.join(os.path.realpath(inside), ""), dict[str, str]()
+    for path in paths:
+        place = filesystem_of(path)[1] if is_uri(path) else path
+        folder, name = os.path.split(place)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        target = os.path.realpath(place) if os.path.islink(place) else os.path.join(folders[folder], name)
+        if not target.startswith(real):
+            raise InputError(
+                f"{path!r} is a link to {target!r}, outside of {root!r}: what a data set links to need not be part of "
+                "it. Copy the file there, or give the folder that holds it."
+            )
 
 
 def exists(path: str) -> bool:
@@ -119,15 +145,10 @@ def open_atomic(path: str) -> Iterator[pa.NativeFile]:
         raise
 
 
-def _upload(whole: str, filesystem: pafs.FileSystem, inside: str, path: str) -> None:
-    try:
-        with open(whole, "rb") as source, filesystem.open_output_stream(inside) as sink:
-            while block := source.read(UPLOAD_BLOCK):
-                sink.write(block)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path!r}: {error}. Check the bucket's name, your rights and credentials, and the network."
-        ) from error
+def _upload(whole: str, filesystem: Any, inside: str, path: str) -> None:
+    with reading(path), open(whole, "rb") as source, filesystem.open_output_stream(inside) as sink:
+        while block := source.read(UPLOAD_BLOCK):
+            sink.write(block)
 
 
 def flush_to_disk(path: str) -> None:
@@ -141,10 +162,15 @@ def flush_to_disk(path: str) -> None:
 
 def copy_folder(source: str, target: str) -> None:
     """Copy every file of a folder, sub-folders included; either side may be a URI. Files there are replaced."""
-    source_system, source_path = filesystem_of(source)
-    target_system, target_path = filesystem_of(target)
+    systems = []
+    for place in (source, target):
+        filesystem, inside = filesystem_of(place)
+        systems.append((filesystem.inner if isinstance(filesystem, Store) else filesystem, inside))
     make_folder(target)
-    pafs.copy_files(source_path, target_path, source_filesystem=source_system, destination_filesystem=target_system)
+    with reading(source if is_uri(source) else target):
+        pafs.copy_files(
+            systems[0][1], systems[1][1], source_filesystem=systems[0][0], destination_filesystem=systems[1][0]
+        )
 
 
 def local_copy(path: str) -> str:
@@ -203,20 +229,49 @@ def _is_being_written(temporary: str) -> bool:
     return int(rest) != os.getpid()
 
 
-def read_bytes(path: str) -> bytes:
-    """A whole file.
-
-    Raises:
-        InputError: it is not there or cannot be read.
-    """
-    filesystem, inside = filesystem_of(path)
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Whatever a system or store says of a file within the block is an InputError that names it."""
     try:
-        with filesystem.open_input_stream(inside, compression=None) as stream:
-            return bytes(stream.read())
+        with _refusals(path):
+            yield
     except FileNotFoundError as error:
         raise InputError(f"{path!r} does not exist; expected a file there.") from error
     except OSError as error:
         raise InputError(f"{path!r} cannot be read: {error}.") from error
+
+
+@contextmanager
+def _refusals(path: str) -> Iterator[None]:
+    filesystem, inside = filesystem_of(path)
+    if isinstance(filesystem, Store):
+        with filesystem.refusals(inside):
+            yield
+    else:
+        yield
+
+
+def read_bytes(path: str, most: int | None = None) -> bytes:
+    """A whole file.
+
+    Args:
+        path: of the file.
+        most: bytes allowed; None: any number.
+
+    Raises:
+        InputError: it is not there, cannot be read, is larger, or (with `most`) is no regular file.
+    """
+    filesystem, inside = filesystem_of(path)
+    with reading(path):
+        if most is None:
+            with filesystem.open_input_stream(inside, compression=None) as stream:
+                return bytes(stream.read())
+        if not isinstance(filesystem, Store) and os.path.exists(inside) and not os.path.isfile(inside):
+            raise InputError(f"{path!r} is no regular file.")  # reading a pipe or a device may never end
+        with filesystem.open_input_file(inside) as source:
+            if source.size() > most:
+                raise InputError(f"{path!r} has {source.size():,} bytes, more than the {most:,} allowed.")
+            return bytes(source.read())
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -253,6 +308,8 @@ def read_json(path: str) -> Any:
             f"{path!r} is not JSON at line {error.lineno}, column {error.colno}: {error.msg}"
             f"{' (the file is empty)' if not text.strip() else ''}. Mend or regenerate the file."
         ) from error
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path!r} nests too deeply or holds a number too long: {error}. Regenerate it.") from error
 
 
 def write_json(path: str, value: Any) -> None:
@@ -269,11 +326,12 @@ def read_parquet(path: str) -> pa.Table:
     """One Parquet file as a table.
 
     Raises:
-        InputError: it is not there, or is not a whole Parquet file.
+        InputError: it is not there, is not a whole Parquet file, or has a column that is not plain.
     """
     filesystem, inside = filesystem_of(path)
     try:
         with filesystem.open_input_file(inside) as source:
+            require_plain(pq.read_schema(source), path)
             return pq.read_table(source)
     except FileNotFoundError as error:
         raise InputError(f"{path!r} does not exist; expected a Parquet file there.") from error
@@ -298,7 +356,7 @@ def size_and_sha256(path: str) -> tuple[int, str]:
     """Bytes of a file and their SHA-256 in hexadecimal, by one reading."""
     filesystem, inside = filesystem_of(path)
     digest, size = hashlib.sha256(), 0
-    with filesystem.open_input_stream(inside, compression=None) as stream:
+    with reading(path), filesystem.open_input_stream(inside, compression=None) as stream:
         while block := stream.read(1 << 22):
             digest.update(block)
             size += len(block)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xmatch.data import files
+from xmatch.data.id_lists import cut_ids, read_ids
 from xmatch.data.image_listing import LISTING_SCHEMA
+from xmatch.data.packed_images import MAX_ENCODED_BYTES, is_plain, open_tar
 from xmatch.data.steps import Shard, shard_name
 from xmatch.errors import InputError
 
@@ -77,11 +78,13 @@ def image_path(set_name: str, image_id: str, root: str) -> str:
         root: the data folder of that family, such as data/mscoco.
 
     Raises:
-        InputError: the id leaves the root, or an Open Images id is not 16 hexadecimal digits.
+        InputError: the id leaves the root, or is not spelt as its set spells ids.
     """
     if set_name.startswith("open_images") and not OPEN_IMAGES_ID.fullmatch(image_id):
         raise InputError(f"Open Images ids have 16 hexadecimal digits, got {image_id!r} in set {set_name!r}.")
     if "COCO" in image_id:
+        if "_" not in image_id:
+            raise InputError(f"COCO's ids are COCO_SPLIT_NUMBER, got {image_id!r} in set {set_name!r}.")
         return files.join(root, "images", image_id.split("_")[1], f"{image_id}.jpg")
     if set_name.startswith("cc"):
         return files.join(root, "images", image_id.split("_")[0], image_id)
@@ -99,34 +102,49 @@ def plan_image_shards(source: ImageSource, images_per_shard: int) -> list[Shard]
     """Shards of an image set: consecutive images, or one per tar or Parquet file.
 
     Raises:
-        InputError: the folder or id file is not there, or holds no images.
+        InputError: the folder or id file is not there, holds no images, or a link in it leads out.
     """
     if source.kind in ("webdataset", "parquet"):
         parts = files.list_files(source.root, ".tar" if source.kind == "webdataset" else ".parquet")
         if not parts:
             raise InputError(f"no {source.kind} files in {source.root!r}; expected *.tar or *.parquet there.")
+        files.require_inside(source.root, parts)
         return [Shard(shard_name(index), part, 0, 0) for index, part in enumerate(parts)]
-    count = len(_names(source))
+    if source.kind == "ids":
+        return _plan_ids(source, source.ids_file or "", images_per_shard)
+    names = _names(source)
+    count = len(names)
+    files.require_inside(source.root, (_place(source, name) for name in names))
     return [
-        Shard(shard_name(index), source.ids_file or source.root, start, min(count, start + images_per_shard))
+        Shard(shard_name(index), source.root, start, min(count, start + images_per_shard))
         for index, start in enumerate(range(0, count, images_per_shard))
     ]
 
 
+def _plan_ids(source: ImageSource, ids_file: str, images_per_shard: int) -> list[Shard]:
+    """Shards by byte offsets of the list of ids, which may be long."""
+    cuts = list(cut_ids(ids_file, images_per_shard, source.max_images))
+    if not cuts:
+        raise InputError(f"no images in {ids_file!r}; expected one image id a line.")
+    for start, stop in cuts:
+        files.require_inside(source.root, (_place(source, name) for name in read_ids(ids_file, start, stop)))
+    return [Shard(shard_name(index), ids_file, start, stop) for index, (start, stop) in enumerate(cuts)]
+
+
+def _place(source: ImageSource, name: str) -> str:
+    """Where an image lies (kinds folder and ids)."""
+    is_id = source.kind == "ids"
+    return image_path(source.set_name, name, source.root) if is_id else files.join(source.root, name)
+
+
 def _names(source: ImageSource) -> list[str]:
-    """File names (kind folder) or image ids (kind ids), in order."""
-    if source.kind == "ids":
-        names = files.read_text(source.ids_file or "").split("\n")
-        names = [name for name in names if name]
-    else:
-        if not files.is_folder(source.root):
-            raise InputError(f"image folder {source.root!r} does not exist; give the folder with the image files.")
-        names = [path.rsplit("/", 1)[-1] for path in files.list_files(source.root)]
-        names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    """Names of a folder's image files, in order."""
+    if not files.is_folder(source.root):
+        raise InputError(f"image folder {source.root!r} does not exist; give the folder with the image files.")
+    names = [path.rsplit("/", 1)[-1] for path in files.list_files(source.root)]
+    names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
-        raise InputError(
-            f"no images in {source.ids_file or source.root!r}; expected {', '.join(IMAGE_SUFFIXES)} files."
-        )
+        raise InputError(f"no images in {source.root!r}; expected {', '.join(IMAGE_SUFFIXES)} files.")
     return names[: source.max_images]
 
 
@@ -143,15 +161,19 @@ class ImageReader:
             return self._table(list(read_tar(shard.source)))
         if self.source.kind == "parquet":
             return self._table(list(_read_parquet(shard.source)))
+        rows: list[tuple[str, str | None, bytes | None]] = []
+        for name in self._names_of(shard):
+            stem = name if self.source.kind == "ids" else os.path.splitext(name)[0]
+            rows.append((stem, _place(self.source, name), None))
+        files.require_inside(self.source.root, [uri for _, uri, _ in rows if uri])
+        return self._table(rows)
+
+    def _names_of(self, shard: Shard) -> list[str]:
+        if self.source.kind == "ids":
+            return read_ids(shard.source, shard.start, shard.stop)
         if self._cached is None:
             self._cached = _names(self.source)
-        rows: list[tuple[str, str | None, bytes | None]] = []
-        for name in self._cached[shard.start : shard.stop]:
-            if self.source.kind == "ids":
-                rows.append((name, image_path(self.source.set_name, name, self.source.root), None))
-            else:
-                rows.append((os.path.splitext(name)[0], files.join(self.source.root, name), None))
-        return self._table(rows)
+        return self._cached[shard.start : shard.stop]
 
     def _table(self, rows: list[tuple[str, str | None, bytes | None]]) -> pa.Table:
         ids = [universal_id(self.source.set_name, name) for name, _, _ in rows]
@@ -161,24 +183,21 @@ class ImageReader:
         )
 
 
-def read_tar(path: str) -> Iterator[tuple[str, str, bytes]]:
+def read_tar(path: str) -> Iterator[tuple[str, str, bytes | None]]:
     """Images of a WebDataset tar as (key, uri, bytes); nothing is extracted, so no name can leave the tar.
+
+    An image larger than any that is decoded has no bytes: who reads it by its uri hears why.
 
     Raises:
         InputError: the tar is broken.
     """
-    filesystem, inside = files.filesystem_of(path)
-    try:
-        with filesystem.open_input_stream(inside, compression=None) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for member in tar:
-                    stem, suffix = os.path.splitext(member.name)
-                    if member.isfile() and suffix.lower() in IMAGE_SUFFIXES:
-                        content = tar.extractfile(member)
-                        assert content is not None, "a regular member has content"
-                        yield stem, f"{path}#{member.name}", content.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(f"{path!r} is not a whole tar: {error}. Copy it again.") from error
+    with open_tar(path) as tar:
+        for member in tar:
+            stem, suffix = os.path.splitext(member.name)
+            if is_plain(member) and suffix.lower() in IMAGE_SUFFIXES:
+                content = tar.extractfile(member)
+                assert content is not None, "a regular member has content"
+                yield stem, f"{path}#{member.name}", content.read() if member.size <= MAX_ENCODED_BYTES else None
 
 
 def _read_parquet(path: str) -> Iterator[tuple[str, str, bytes]]:

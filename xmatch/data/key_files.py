@@ -126,7 +126,7 @@ def keys_layout(path: str) -> KeysLayout:
                 f"{path!r}: 'keys' is a matrix of {stored}; expected float32, float16, or uint16 with the attribute "
                 f"{DTYPE_KEY}={BFLOAT16.name}. jobs/convert.py import_keys rounds other floating-point keys to float32."
             )
-        is_plain = keys.chunks is None and stored.isnative and not keys.external
+        is_plain = keys.chunks is None and stored.isnative
         return KeysLayout(keys.shape, dtype, keys.id.get_offset() if is_plain else None)
 
 
@@ -152,10 +152,15 @@ class _Keys:
         except OSError as error:
             raise self._broken(error) from error
         try:
-            if "keys" not in self.store or self.store["keys"].ndim != 2:
+            if isinstance(self.store.get("keys", getlink=True), h5py.ExternalLink):
+                raise self._leads_out()
+            if "keys" not in self.store or getattr(self.store["keys"], "ndim", 0) != 2:
                 found = sorted(self.store)
                 raise InputError(f"{self.path!r} has no two-dimensional dataset 'keys'; it holds {found}.")
-            return self.store["keys"]
+            keys = self.store["keys"]
+            if keys.external or keys.is_virtual or keys.file.filename != self.store.filename:
+                raise self._leads_out()
+            return keys
         except BaseException:
             self.store.close()
             raise
@@ -164,6 +169,13 @@ class _Keys:
         self.store.close()
         if isinstance(error, OSError):
             raise self._broken(error) from error
+        if isinstance(error, MemoryError):
+            raise InputError(f"{self.path!r}: {error}. 'keys' is larger than this machine's memory.") from error
+
+    def _leads_out(self) -> InputError:
+        return InputError(
+            f"{self.path!r}: 'keys' lies in another file, which is not read. Copy its rows into this one."
+        )
 
     def _broken(self, error: OSError) -> InputError:
         return InputError(f"{self.path!r} is not a whole HDF5 file ({error}); extract the keys again.")

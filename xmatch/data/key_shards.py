@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xmatch.data import files, key_files
+from xmatch.data.plain_columns import require_plain
 from xmatch.data.vectors import (
     BFLOAT16,
     Rows,
@@ -164,7 +165,9 @@ def _cut(parts: Iterator[Rows]) -> Iterator[Rows]:
 def _parquet_file(path: str) -> pq.ParquetFile:
     filesystem, inside = files.filesystem_of(path)
     with _whole(path):
-        return pq.ParquetFile(filesystem.open_input_file(inside))
+        found = pq.ParquetFile(filesystem.open_input_file(inside))
+        require_plain(found.schema_arrow, path)
+        return found
 
 
 def _first_length(file: pq.ParquetFile, path: str) -> int:

@@ -20,9 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xmatch.data import files
+from xmatch.data.plain_columns import require_plain
 from xmatch.errors import InputError
 
 PACKED_URI = re.compile(r"(.+?\.(?:tar|parquet))#(.+)", re.DOTALL)
+MAX_ENCODED_BYTES = 400_000_000
+"""Of an encoded image: more than the largest image decoded takes as plain RGB, 300 MB."""
+MAX_GROUP_BYTES = 4 << 30
+"""Of the images in a Parquet file's row group, which is read whole."""
 IMAGE_COLUMNS = ("bytes", "image", "jpg")
 """Columns of encoded images, the first that is there: binary, or a struct with a binary field `bytes`."""
 
@@ -81,13 +86,13 @@ def open_tar(path: str) -> Iterator[tarfile.TarFile]:
                 yield tar
     except FileNotFoundError as error:
         raise InputError(f"{path!r} does not exist; expected a tar there.") from error
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, MemoryError, OverflowError) as error:
         raise InputError(f"{path!r} is not a whole tar: {error}. Copy it again.") from error
 
 
 def is_plain(member: tarfile.TarInfo) -> bool:
     """Whether a member is a regular file with its content in one piece: no link, device or sparse file."""
-    return member.isreg() and not member.issparse()
+    return member.isreg() and not member.issparse() and member.size >= 0
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -108,6 +113,8 @@ def _read_member(path: str, member: str, stamp: tuple[int, int]) -> bytes:
     place = _tar_members(path, stamp).get(member)
     if place is None:
         raise InputError(f"{path!r} has no file {member!r}; expected a member of that tar.")
+    if place.size > MAX_ENCODED_BYTES:
+        raise InputError(f"{path!r}, {member!r} has {place.size:,} bytes, more than the {MAX_ENCODED_BYTES:,} allowed.")
     filesystem, inside = files.filesystem_of(path)
     try:
         with filesystem.open_input_file(inside) as source:
@@ -145,6 +152,7 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     filesystem, inside = files.filesystem_of(path)
     try:
         with filesystem.open_input_file(inside) as source, pq.ParquetFile(source) as parquet:
+            require_plain(parquet.schema_arrow, path)
             yield parquet
     except FileNotFoundError as error:
         raise InputError(f"{path!r} does not exist; expected a Parquet file there.") from error
@@ -168,6 +176,13 @@ def _parquet_images(path: str, stamp: tuple[int, int]) -> ParquetImages:
 @lru_cache(maxsize=1)
 def _row_group(path: str, stamp: tuple[int, int], group: int, column: str) -> pa.ChunkedArray:
     with open_parquet(path) as parquet:
+        found = parquet.metadata.row_group(group)
+        size = sum(found.column(at).total_uncompressed_size for at in range(found.num_columns))
+        if size > MAX_GROUP_BYTES:
+            raise InputError(
+                f"{path!r}: row group {group} has {size:,} bytes, more than the {MAX_GROUP_BYTES:,} allowed. Write it "
+                "again with smaller row groups."
+            )
         return parquet.read_row_group(group, columns=[column]).column(column)
 
 

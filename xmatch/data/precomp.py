@@ -14,7 +14,7 @@ An image has five captions where captions and images differ in number, else one 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,21 +58,29 @@ def precomp_splits(folder: str) -> list[str]:
     return [name.removesuffix("_caps.txt") for name in names]
 
 
-def read_precomp(folder: str, split: str, *, original: bool = True, images: str | None = None) -> Precomp:
+def read_precomp(
+    folder: str,
+    split: str,
+    *,
+    original: bool = True,
+    images: str | None = None,
+    fetch: Callable[[str], str] = files.local_copy,
+) -> Precomp:
     """A split with its features, which are not read before they are used.
 
     Args:
-        folder: a local folder as above, such as data/coco_precomp.
+        folder: a folder or URI as above, such as data/coco_precomp.
         split: train, dev, test or testall.
         original: take the first 1,000 images of `dev`, as the originals do; false: all of them.
         images: folder of the images that `id_mapping.json` names; null: `images` beside that file.
+        fetch: gives a local file with the content of a URI, and a local path as it is; arrays are mapped there.
 
     Raises:
         InputError: a file is missing, broken, or of another shape, or counts differ; names both files and counts.
     """
     require_splits([split], precomp_splits(folder), folder)
     stem = os.path.join(folder, split)
-    features = _map_array(f"{stem}_ims.npy")
+    features = _map_array(f"{stem}_ims.npy", fetch)
     captions = _read_captions(f"{stem}_caps.txt")
     plan = plan_split(len(captions), _read_ids(f"{stem}_ids.txt"), features, stem)
     if split == "dev" and original:
@@ -84,8 +92,8 @@ def read_precomp(folder: str, split: str, *, original: bool = True, images: str 
     return Precomp(
         _caption_set(stem, captions, plan, images),
         regions,
-        _side_array(f"{stem}_boxes.npy", plan, rows, regions, 3, 4),
-        _side_array(f"{stem}_img_sizes.npy", plan, rows, None, 2, 2),
+        _side_array(_map_array(f"{stem}_boxes.npy", fetch), f"{stem}_boxes.npy", plan, rows, regions, 3, 4),
+        _side_array(_map_array(f"{stem}_img_sizes.npy", fetch), f"{stem}_img_sizes.npy", plan, rows, None, 2, 2),
     )
 
 
@@ -192,6 +200,8 @@ def _caption_set(stem: str, captions: list[str], plan: SplitPlan, images: str | 
         for i, text in enumerate(texts):
             if not text:
                 builder.refuse(f"{stem}_caps.txt, line {start + i + 1}: the caption is blank; it keeps its place")
+    if mapping is not None:
+        files.require_inside(folder, builder.image_paths)
     return builder.build()
 
 
@@ -200,7 +210,7 @@ def _read_captions(path: str) -> list[str]:
 
 
 def _read_ids(path: str) -> list[str] | None:
-    if not os.path.exists(path):
+    if not files.exists(path):
         return None
     ids = [line.strip() for line in _lines(path)]
     if "" in ids:
@@ -215,7 +225,7 @@ def _lines(path: str) -> list[str]:
 
 def _read_caption_ids(stem: str, num_captions: int) -> list[str] | None:
     folder, split = os.path.split(stem)
-    for place in (folder, os.path.join(folder, "..", "cxc_annots")):
+    for place in (folder, os.path.join(_above(folder), "cxc_annots")):
         path = os.path.join(place, f"{split}_capids.txt")
         ids = _read_ids(path)
         if ids is not None and len(ids) != num_captions:
@@ -228,9 +238,9 @@ def _read_caption_ids(stem: str, num_captions: int) -> list[str] | None:
 def _read_mapping(stem: str, images: str | None) -> tuple[dict[str, str] | None, str]:
     """File name by image id and the folder that they are in; null where the tree has no mapping."""
     folder = os.path.dirname(stem)
-    for place in (folder, os.path.dirname(os.path.abspath(folder))):
+    for place in (folder, _above(folder)):
         path = os.path.join(place, "id_mapping.json")
-        if os.path.exists(path):
+        if files.exists(path):
             mapping = files.read_json(path)
             if not isinstance(mapping, dict):
                 raise InputError(f"{path!r}: expected an object from image id to file name.")
@@ -238,12 +248,18 @@ def _read_mapping(stem: str, images: str | None) -> tuple[dict[str, str] | None,
     return None, ""
 
 
-def _map_array(path: str) -> npt.NDArray[np.floating] | None:
+def _above(folder: str) -> str:
+    """The folder that a folder or URI lies in."""
+    return folder.rstrip("/").rpartition("/")[0] if files.is_uri(folder) else os.path.dirname(os.path.abspath(folder))
+
+
+def _map_array(path: str, fetch: Callable[[str], str]) -> npt.NDArray[np.floating] | None:
     """A floating-point array of two or more axes on disk; null where there is no such file."""
-    if not os.path.exists(path):
+    if not files.exists(path):
         return None
+    local = fetch(path)
     try:
-        found: npt.NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: npt.NDArray[np.floating] = np.load(local, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(
             f"{path!r} is not a whole array of numbers: {error}. Copy it again; an array of Python objects is refused."
@@ -254,6 +270,7 @@ def _map_array(path: str) -> npt.NDArray[np.floating] | None:
 
 
 def _side_array(
+    found: npt.NDArray[np.floating] | None,
     path: str,
     plan: SplitPlan,
     feature_rows: int | None,
@@ -262,7 +279,6 @@ def _side_array(
     width: int,
 ) -> npt.NDArray[np.floating] | None:
     """Boxes or sizes of the planned images, with as many rows as the features or as the images."""
-    found = _map_array(path)
     if found is None:
         return None
     if found.ndim != axes or found.shape[-1] != width:

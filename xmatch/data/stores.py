@@ -21,20 +21,22 @@ from xmatch.errors import InputError
 S3_ATTEMPTS = 10
 AWS_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status \d+\))? during (\w+) operation: ?(.*)", re.DOTALL)
 UNPARSED = re.compile(r"Unable to parse ExceptionName: (\w+) Message: ?(.*)", re.DOTALL)
+WITHOUT_REASON = {"ACCESS_DENIED", "UNKNOWN"}
+"""Codes that are read from the status of an answer without a body, as that to a HEAD request is."""
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 REFUSALS = {
     "accessdenied": "the credentials in use have no right to do that. Give their account the right to list, read, "
     "write and delete there (without the right to list, what is missing is refused too), or use others",
     "nosuchbucket": "there is no such bucket. Mend its name, AWS_REGION or AWS_ENDPOINT_URL, or create it",
-    "invalidaccesskeyid": "it does not know the access key. Mend AWS_ACCESS_KEY_ID, the profile, or AWS_ENDPOINT_URL",
+    "invalidaccesskeyid": "the store does not know the access key. Mend AWS_ACCESS_KEY_ID or AWS_ENDPOINT_URL",
     "signaturedoesnotmatch": "the secret does not belong to the access key. Mend AWS_SECRET_ACCESS_KEY or the profile",
     "invalidtoken": "the session token is not valid. Get a new AWS_SESSION_TOKEN, or unset it for keys without one",
     "expiredtoken": "the session token has expired. Get a new AWS_SESSION_TOKEN and run the same command again",
     "requesttimetooskewed": "this machine's clock is wrong. Set it",
     "nocredentials": "no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    "networkconnection": "it does not answer. Check AWS_ENDPOINT_URL and the network, and run the same command again",
+    "networkconnection": "the store does not answer. Check AWS_ENDPOINT_URL and the network, and run it again",
     "permanentredirect": "the bucket is in another region. Set AWS_REGION to it",
-    "slowdown": "it has too much to do. Run the same command again later, with fewer workers",
+    "slowdown": "the store has too much to do. Run the same command again later, with fewer workers",
 }
 """By a code of S3 without its underscores, in small letters: what is wrong, and how it is mended."""
 
@@ -55,11 +57,13 @@ def refusal(path: str, code: str, operation: str, said: str) -> StoreError:
     known = REFUSALS.get(code.replace("_", "").lower())
     label = " of ".join(filter(None, (code, operation)))
     if known:
-        return StoreError(f"cannot use {path!r}: the store refused it ({label}): {known}.")
+        return StoreError(f"cannot use {path!r} ({label}): {known}.")
     for value in filter(None, map(os.environ.get, SECRETS)):
         said = said.replace(value, "…")
     told = " ".join(said.split())
-    return StoreError(f"cannot use {path!r}: {told}. Check the bucket's name, your rights and credentials, the network.")
+    return StoreError(
+        f"cannot use {path!r}: {told}. Check the bucket's name, your rights and credentials, the network."
+    )
 
 
 def open_store(path: str) -> tuple[Any, str]:
@@ -160,7 +164,7 @@ class Store:
             raise
         except OSError as error:
             code, operation, said = _parsed(error)
-            if operation.startswith("Head"):  # its answer has no body, and so no reason
+            if operation.startswith("Head") and code in WITHOUT_REASON:
                 code, operation, said = self._reason(inside) or (code, operation, said)
             raise refusal(f"{self.scheme}://{inside}", code, operation, said) from error
 

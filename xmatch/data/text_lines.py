@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from xmatch.data import files
+from xmatch.data.caption_lines import CaptionForm, Cut, cut_captions, read_cut
 from xmatch.data.steps import Shard, shard_name
 from xmatch.errors import InputError
 
@@ -17,6 +18,10 @@ LINE_SCHEMA = pa.schema([("line_id", pa.int64()), ("text", pa.string())])
 """One row a line of the corpus, in order; line_id is its number, from 0."""
 TURN_SEPARATOR = "\t"
 """Between the turns of a dialogue (Maria's form)."""
+MAX_LINE_BYTES = 1 << 24
+"""Longest line taken for text: a file of one huge line is of another kind, and would fill a worker's memory."""
+MAX_SHARD_BYTES = 1 << 30
+"""A shard ends after the line with which it has so many bytes: it is read whole, and Arrow's texts end at 2 GiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,8 @@ class LineSource:
 def plan_line_shards(source: LineSource, lines_per_shard: int) -> list[Shard]:
     """Shards of consecutive lines.
 
-    `start` and `stop` are byte offsets of a text file; of captions they are line numbers. The number of a shard's
-    first line is in its source, "PATH@LINE", so that a shard can be read on its own.
+    `start` and `stop` are byte offsets. The number of a shard's first line is in its source, "PATH@LINE", so that a
+    shard can be read on its own; of captions "PATH@LINE,SKIP,COUNT" says which of those between the offsets it has.
 
     Raises:
         InputError: the file is missing or empty.
@@ -51,6 +56,12 @@ def plan_line_shards(source: LineSource, lines_per_shard: int) -> list[Shard]:
         raise InputError(f"lines_per_shard must be at least 1, got {lines_per_shard}.")
     shards: list[Shard] = []
     first_line = 0
+    if source.form == "captions":
+        for cut in cut_captions(_form(source), lines_per_shard):
+            place = f"{source.path}@{first_line},{cut.skip},{cut.captions}"
+            shards.append(Shard(shard_name(len(shards)), place, cut.start, cut.stop))
+            first_line += cut.captions
+        return shards
     for start, stop, count in _cuts(source, lines_per_shard):
         shards.append(Shard(shard_name(len(shards)), f"{source.path}@{first_line}", start, stop))
         first_line += count
@@ -61,33 +72,45 @@ def plan_line_shards(source: LineSource, lines_per_shard: int) -> list[Shard]:
 
 def _cuts(source: LineSource, lines_per_shard: int) -> Iterator[tuple[int, int, int]]:
     """(start, stop, lines) of each shard."""
-    if source.form == "captions":
-        count = len(_captions(source))
-        for first in range(0, count, lines_per_shard):
-            yield first, min(count, first + lines_per_shard), min(count, first + lines_per_shard) - first
-        return
     filesystem, inside = files.filesystem_of(source.path)
     if not files.exists(source.path):
         raise InputError(f"text file {source.path!r} does not exist; give a UTF-8 file with one text a line.")
-    start = position = lines = 0
-    with filesystem.open_input_stream(inside, compression=None, buffer_size=1 << 20) as stream:
-        while block := stream.read(1 << 22):
-            offset = 0
-            while (end := block.find(b"\n", offset)) >= 0:
-                offset = end + 1
-                lines += 1
-                if lines == lines_per_shard:
-                    yield start, position + offset, lines
-                    start, lines = position + offset, 0
-            position += len(block)
+    with (
+        files.reading(source.path),
+        filesystem.open_input_stream(inside, compression=None, buffer_size=1 << 20) as text,
+    ):
+        yield from _cut_lines(iter(lambda: text.read(1 << 22), b""), source.path, lines_per_shard)
+
+
+def _cut_lines(blocks: Iterator[bytes], path: str, lines_per_shard: int) -> Iterator[tuple[int, int, int]]:
+    start = begin = position = lines = before = 0  # of the shard, of the line, of the block; lines of it, and before it
+    for block in blocks:
+        offset = 0
+        while (end := block.find(b"\n", offset)) >= 0:
+            offset = end + 1
+            lines += 1
+            _require_line(position + offset - begin, path, before + lines)
+            begin = position + offset
+            if lines == lines_per_shard or begin - start >= MAX_SHARD_BYTES:
+                yield start, begin, lines
+                start, before, lines = begin, before + lines, 0
+        position += len(block)
+        _require_line(position - begin, path, before + lines + 1)
     if position > start:
-        tail = _read_range(source.path, start, position)
-        yield start, position, tail.count(b"\n") + (0 if tail.endswith(b"\n") else 1)
+        yield start, position, lines + (position > begin)
+
+
+def _require_line(size: int, path: str, number: int) -> None:
+    if size > MAX_LINE_BYTES:
+        raise InputError(
+            f"{path!r}, line {number} has more than {MAX_LINE_BYTES:,} bytes; expected text with one sentence or "
+            "paragraph a line. Break its lines, or give another file."
+        )
 
 
 def _read_range(path: str, start: int, stop: int) -> bytes:
     filesystem, inside = files.filesystem_of(path)
-    with filesystem.open_input_file(inside) as source:
+    with files.reading(path), filesystem.open_input_file(inside) as source:
         source.seek(start)
         return bytes(source.read(stop - start))
 
@@ -104,15 +127,24 @@ class LineReader:
         Raises:
             InputError: a line is not UTF-8 or no dialogue record; names file and line.
         """
-        first_line = int(shard.source.rsplit("@", 1)[1])
+        first_line, *within = map(int, shard.source.rsplit("@", 1)[1].split(","))
         if self.source.form == "captions":
-            texts = _captions(self.source)[shard.start : shard.stop]
+            texts = read_cut(_form(self.source), Cut(shard.start, shard.stop, *within))
         else:
             texts = self._decode(_read_range(self.source.path, shard.start, shard.stop), first_line)
         if self.source.form == "dialogue_records":
             texts = [self._dialogue(text, first_line + i) for i, text in enumerate(texts)]
         numbers = pa.array(range(first_line, first_line + len(texts)), pa.int64())
-        return pa.table([numbers, pa.array(texts, pa.string())], schema=LINE_SCHEMA)
+        return pa.table([numbers, self._column(texts, first_line)], schema=LINE_SCHEMA)
+
+    def _column(self, texts: list[str], first_line: int) -> pa.Array:
+        try:
+            return pa.array(texts, pa.string())
+        except UnicodeEncodeError as error:  # JSON can spell half a character
+            at = next(at for at, text in enumerate(texts) if text.encode(errors="replace").decode() != text)
+            raise InputError(
+                f"{self.source.path!r}, line {first_line + at + 1} holds half a character ({error.reason}); mend it."
+            ) from error
 
     def _decode(self, data: bytes, first_line: int) -> list[str]:
         lines = data.split(b"\n")
@@ -134,30 +166,15 @@ class LineReader:
         try:
             record: Any = json.loads(line)
             turns = list(record["context"]) + ([record["response"]] if self.source.part == "all" else [])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{where} is no dialogue record ({error}); expected context and response.") from error
         if not all(isinstance(turn, str) for turn in turns):
             raise InputError(f"{where}: every turn must be text.")
         return TURN_SEPARATOR.join(" ".join(turn.split()) for turn in turns)
 
 
-def _captions(source: LineSource) -> list[str]:
-    """Captions of a file in its order, line feeds within them made spaces."""
-    content = files.read_json(source.path)
-    texts: list[str] = []
-    try:
-        if isinstance(content, dict):
-            for image in content["images"]:
-                if source.split in (None, image["split"]):
-                    texts += [sentence["raw"] for sentence in image["sentences"]]
-        else:
-            for entry in content:
-                texts += entry["sentf"].get(source.caption_source, [])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{source.path!r} is no LXMERT or Karpathy caption file: {error}.") from error
-    if not texts:
-        raise InputError(f"{source.path!r} holds no captions (split {source.split!r}, {source.caption_source!r}).")
-    return [" ".join(text.split("\n")) for text in texts]
+def _form(source: LineSource) -> CaptionForm:
+    return CaptionForm(source.path, source.split, source.caption_source)
 
 
 class TextReader(LineReader):

@@ -14,7 +14,7 @@ voken id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmatch.data import files
+from xmatch.data.plain_columns import require_plain
 from xmatch.errors import InputError
 
 SUFFIX = ".arrow"
@@ -174,10 +175,14 @@ def write_vectors(path: str, table: pa.Table) -> None:
         writer.write_table(table.combine_chunks())
 
 
-def read_vectors(path: str) -> pa.Table:
+def read_vectors(path: str, fetch: Callable[[str], str] = str) -> pa.Table:
     """A bank of vectors: one `.arrow` file, or all of a folder (or of its `shards` folder) in name order.
 
     Local files are memory-mapped: rows are read from disk when they are used.
+
+    Args:
+        path: of the bank.
+        fetch: from a file of it to where that is read; may give a local copy of a URI.
 
     Raises:
         InputError: nothing is there, a file is broken, widths or dtypes differ, or ids repeat.
@@ -187,7 +192,7 @@ def read_vectors(path: str) -> pa.Table:
         parts = files.list_files(path, SUFFIX) or files.list_files(files.join(path, "shards"), SUFFIX)
         if not parts:
             raise InputError(f"no {SUFFIX} file of vectors in {path!r}; make one with jobs/embed.py.")
-    tables = [_read_one(part) for part in parts]
+    tables = [_read_one(fetch(part)) for part in parts]
     kinds = [_kind(table.schema.field("vector"), part) for part, table in zip(parts, tables, strict=True)]
     for part, kind in zip(parts, kinds, strict=True):
         if kind != kinds[0]:
@@ -218,7 +223,9 @@ def open_arrow(path: str, columns: Sequence[int] | None = None) -> pa.ipc.Record
     options = pa.ipc.IpcReadOptions(included_fields=list(columns or ()))
     try:
         source = pa.memory_map(inside) if not files.is_uri(path) else filesystem.open_input_file(inside)
-        return pa.ipc.open_file(source, options=options)
+        reader = pa.ipc.open_file(source, options=options)
+        require_plain(reader.schema, path)
+        return reader
     except FileNotFoundError as error:
         raise InputError(f"{path!r} does not exist; expected a table of vectors there.") from error
     except (pa.ArrowInvalid, OSError) as error:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -27,6 +26,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from xmatch.data import files
 from xmatch.errors import InputError
+from xmatch.models.staging import local_folder
 from xmatch.models.towers.image import ImageTowerConfig
 
 CONFIG, WEIGHTS, ARCHITECTURE = "config.json", "model.safetensors", "text_config.json"
@@ -43,27 +43,18 @@ class Architectures(NamedTuple):
 
 
 def resolve(folder_or_hub_name: str, **hub: Any) -> str:
-    """A local folder as it is, or the local copy of a hub repository.
+    """The local folder of a saved dual encoder: itself, or the local copy of a URI, staged folder or hub repository.
 
     Raises:
-        InputError: neither is there.
+        InputError: it is not there, or is no dual encoder.
     """
-    if files.is_uri(folder_or_hub_name):
-        folder_or_hub_name = files.local_copy(folder_or_hub_name)
-    if os.path.isdir(folder_or_hub_name):
-        if not os.path.exists(os.path.join(folder_or_hub_name, CONFIG)):
-            raise InputError(f"{folder_or_hub_name!r} has no {CONFIG}: expected a folder of a saved dual encoder.")
-        return folder_or_hub_name
-    looks_local = folder_or_hub_name.startswith((".", "/", "~")) or folder_or_hub_name.count("/") != 1
+    looks_local = "/" not in folder_or_hub_name and not os.path.isdir(folder_or_hub_name)
     if looks_local:
         raise InputError(f"model folder {folder_or_hub_name!r} does not exist; give a saved dual encoder's folder.")
-    try:
-        found: str = snapshot_download(folder_or_hub_name, **hub)
-        return found
-    except Exception as error:
-        raise InputError(
-            f"{folder_or_hub_name!r} is no local folder, and the hub does not give it: {str(error).splitlines()[0]}"
-        ) from error
+    folder = local_folder(folder_or_hub_name, "model", **hub)
+    if not os.path.exists(os.path.join(folder, CONFIG)):
+        raise InputError(f"{folder_or_hub_name!r} has no {CONFIG}: expected a folder of a saved dual encoder.")
+    return folder
 
 
 def without_weights(config: ImageTowerConfig) -> ImageTowerConfig:

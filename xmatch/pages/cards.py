@@ -7,7 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from xmatch.data.decode import UnreadableImage, decode_rgb
+from xmatch.data.decode import decode_rgb
+from xmatch.errors import InputError
 
 THUMBNAIL_SIDE = 240
 """Pixels on a side of a thumbnail."""
@@ -83,7 +84,7 @@ def thumbnail(source: str | bytes, side: int = THUMBNAIL_SIDE) -> str:
     """A square WebP thumbnail as a data URI; an image that cannot be read becomes an empty one."""
     try:
         image = decode_rgb(source)
-    except UnreadableImage:
+    except InputError:
         return "data:,"
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from xmatch.data.augment import SizeAugmentConfig
 from xmatch.data.feature_sets import FeatureSets
+from xmatch.data.local_cache import CacheConfig, LocalCache
 from xmatch.evaluation.ranks import image_to_text_ranks, text_to_image_ranks
 from xmatch.evaluation.report import retrieval_figures
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -26,7 +27,7 @@ from xmatch.training.samples import Samples, read_samples
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeData:
-    """Where a recipe's samples lie: local folders that every worker can read."""
+    """Where a recipe's samples lie: folders or URIs that every worker can read."""
 
     train: str
     """Samples written by `write_samples`."""
@@ -38,6 +39,8 @@ class RecipeData:
     """Bank of text features by caption id; empty: captions are tokenized and run through the text tower."""
     init_from: str = ""
     """Saved model whose weights are the start, where names and shapes agree; empty: none."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Local copies of what lies at URIs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class RecipeConfig:
     augment: SizeAugmentConfig = field(default_factory=SizeAugmentConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
     gradient_checkpointing: bool = False
+    crops: bool = True
+    """Cut and mirror decoded training images at random; false: see them as an evaluation does."""
 
 
 class DualEncoderRecipe:
@@ -63,8 +68,9 @@ class DualEncoderRecipe:
     def __init__(self, config: RecipeConfig, tokenizer: PreTrainedTokenizerBase, data: RecipeData) -> None:
         self.config, self.tokenizer, self.data = config, tokenizer, data
         self.objective = objective(config.loss.name)
-        self.train: Samples = read_samples(data.train)
-        self.valid: Samples = read_samples(data.valid)
+        self.cache = LocalCache(data.cache)
+        self.train: Samples = read_samples(data.train, self.cache.hold)
+        self.valid: Samples = read_samples(data.valid, self.cache.hold)
         self._inputs: dict[str, ImageInputs] = {}
         self._captions = {"train": self._captions_of(self.train), "valid": self._captions_of(self.valid)}
 
@@ -82,13 +88,22 @@ class DualEncoderRecipe:
         """The dual encoder; weights not loaded from anywhere come from torch's current seed."""
         model = DualEncoder.from_config(self.config.model, self.tokenizer)
         load_initial(model, self.data.init_from)
-        self._inputs = {"train": self._inputs_of(model, self.train), "valid": self._inputs_of(model, self.valid)}
-        train = self._inputs["train"]
+        self.open_inputs(model)
+        train = self.images
         if isinstance(train, FeatureInputs) and self.config.model.scale_features:
             mean, std = train.sets.statistics(train.views[:, 0])
             model.set_feature_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
         prepare_gradients(model, self.objective, checkpointing=self.config.gradient_checkpointing)
         return model.train()
+
+    def open_inputs(self, model: DualEncoder) -> None:
+        """Open the images of both splits as a model's image tower takes them."""
+        self._inputs = {"train": self._inputs_of(model, self.train), "valid": self._inputs_of(model, self.valid)}
+
+    @property
+    def images(self) -> ImageInputs:
+        """The training images, once a model was built or inputs were opened for one."""
+        return self._inputs["train"]
 
     def _inputs_of(self, model: DualEncoder, samples: Samples) -> ImageInputs:
         names = samples.images.column("image_id").to_pylist()
@@ -97,15 +112,16 @@ class DualEncoderRecipe:
             sets = FeatureSets.from_array(samples.regions, names, self.data.train)
             return FeatureInputs(sets, names, is_set, self.config.augment)
         if self.data.features:
-            return FeatureInputs(FeatureSets.from_bank(self.data.features), names, is_set, self.config.augment)
-        transform = model.image_tower.transform(train=True)
+            sets = FeatureSets.from_bank(self.data.features, self.cache.hold)
+            return FeatureInputs(sets, names, is_set, self.config.augment)
+        transform = model.image_tower.transform(train=self.config.crops)
         uris = samples.images.column("uri").to_pylist()
-        return PixelInputs(uris, transform, model.image_tower.cells, self.config.augment)
+        return PixelInputs(uris, transform, model.image_tower.cells, self.config.augment, self.cache)
 
     def _captions_of(self, samples: Samples) -> CaptionInputs:
         if self.data.text_features:
             names = samples.captions.column("caption_id").to_pylist()
-            return TextFeatureInputs(FeatureSets.from_bank(self.data.text_features), names)
+            return TextFeatureInputs(FeatureSets.from_bank(self.data.text_features, self.cache.hold), names)
         texts = samples.captions.column("caption").to_pylist()
         return TokenInputs(texts, self.tokenizer, self.config.model.text, self.config.augment)
 

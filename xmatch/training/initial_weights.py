@@ -1,15 +1,20 @@
-"""What a model starts from, and which of its parameters learn."""
+"""What a model starts from, its words included, and which of its parameters learn."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from xmatch.data.tokenizers import train_wordpiece
+from xmatch.data.words import build_vocabulary, read_vocabulary, wrap_words
 from xmatch.errors import InputError
 from xmatch.models import checkpoints
 from xmatch.models.dual_encoder import DualEncoder
+from xmatch.models.towers.text import TextTowerConfig
 from xmatch.training.objectives import Objective
 from xmatch.training.sample_dropout import recompute_contexts
 
@@ -43,6 +48,28 @@ def load_initial(model: DualEncoder, init_from: str) -> list[str]:
             )
     model.load_state_dict({name: state[name].to(own[name].dtype) for name in taken}, strict=False)
     return taken
+
+
+def starting_tokenizer(
+    text: TextTowerConfig, captions: Sequence[str], *, tokenizer: str, init_from: str
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a text tower: given, inherited, its own, or learnt from the training captions.
+
+    Args:
+        text: the tower.
+        captions: a vocabulary is learnt from them where nothing brings one.
+        tokenizer: folder or hub name; "" where none was given.
+        init_from: the model that the run starts from; "" where there is none.
+    """
+    if tokenizer:
+        return AutoTokenizer.from_pretrained(tokenizer, use_fast=True)
+    if init_from and (text.name is None or text.is_recurrent):
+        return checkpoints.read_tokenizer(checkpoints.resolve(init_from))
+    if text.is_recurrent:
+        return wrap_words(read_vocabulary(text.vocab) if text.vocab else build_vocabulary(captions))
+    if text.name is None:
+        return train_wordpiece(captions, text.vocab_size)
+    return AutoTokenizer.from_pretrained(text.name, use_fast=True)
 
 
 def prepare_gradients(model: DualEncoder, objective: Objective, *, checkpointing: bool) -> None:

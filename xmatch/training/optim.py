@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,8 +20,10 @@ class GroupConfig:
 
     weight_decay: float = 0.0
     """Decoupled weight decay (adamw)."""
-    decay: Literal["matrices", "all"] = "matrices"
-    """`matrices`: biases and normalisation weights are left out. `all`: as VSE-infinity and torch's default."""
+    decay: Literal["matrices", "by_name", "all"] = "matrices"
+    """`matrices`: biases and normalisation weights are left out. `by_name`: so are they by their names, and the
+    temperature, but vectors such as a class token decay (OpenCLIP, AGREE). `all`: as VSE-infinity and torch's
+    default."""
     lr_factors: dict[str, float] = field(default_factory=dict)
     """Factor on the rate of parameters whose name begins so, such as `text_tower: 0.1`; the longest beginning wins."""
     frozen_epochs: dict[str, int] = field(default_factory=dict)
@@ -52,10 +54,18 @@ class OptimConfig(GroupConfig):
     """`steps`: the factor."""
     warmup_share: float = 0.0
     """Share of all steps over which the rate rises linearly from zero."""
+    warmup_steps: int = 0
+    """The same in steps, where a published number is meant; 0: by `warmup_share`."""
     loss_ramp_epoch: int = -1
     """Epoch whose loss is multiplied by step / steps, as VSE-infinity's grid models do in epoch 1; -1: none."""
     clip_norm: float = 5.0
-    """Largest global gradient norm."""
+    """Largest global gradient norm; .inf: not clipped."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """`adam`, `adamw`, `adamax`: decay rates of the two moments; OpenCLIP and AGREE take 0.9, 0.98."""
+    eps: float = 1e-8
+    """`adam`, `adamw`, `adamax`: added to the root of the second moment; OpenCLIP and AGREE take 1e-6."""
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Least and greatest value of parameters after each step, by name, such as `logit_scale: [0, 4.6052]`."""
 
     def __post_init__(self) -> None:
         """Refuse rates and shares that cannot be meant."""
@@ -65,8 +75,23 @@ class OptimConfig(GroupConfig):
                 f"optim needs lr > 0, 0 <= warmup_share < 1, clip_norm > 0; got {self.lr}, {self.warmup_share}, "
                 f"{self.clip_norm}."
             )
+        if self.warmup_steps < 0 or (self.warmup_steps and self.warmup_share):
+            raise InputError("optim.warmup_steps must not be negative; give it or optim.warmup_share, not both.")
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
+            raise InputError(f"optim needs 0 <= betas < 1 and eps > 0; got {self.betas}, {self.eps}.")
+        if any(least > greatest for least, greatest in self.limits.values()):
+            raise InputError(f"optim.limits are pairs of a least and a greatest value; got {self.limits}.")
         if (self.schedule == "steps") != bool(self.milestones):
             raise InputError("optim.schedule=steps and optim.milestones belong together: give both or neither.")
+
+
+UNDECAYED = ("bn", "ln", "norm", "bias", "logit_scale")
+"""Parts of the names of parameters that `decay=by_name` leaves out."""
+DECAYS: dict[str, Callable[[str, nn.Parameter], bool]] = {
+    "matrices": lambda _, parameter: parameter.ndim > 1,
+    "by_name": lambda name, _: not any(part in name.lower() for part in UNDECAYED),
+    "all": lambda _, __: True,
+}
 
 
 def parameter_groups(model: nn.Module, config: GroupConfig) -> list[ParameterGroup]:
@@ -84,7 +109,7 @@ def parameter_groups(model: nn.Module, config: GroupConfig) -> list[ParameterGro
             )
     groups: dict[tuple[float, float, int], list[nn.Parameter]] = {}
     for name, parameter in named:
-        decays = config.decay == "all" or parameter.ndim > 1
+        decays = DECAYS[config.decay](name, parameter)
         key = (
             config.weight_decay if decays else 0.0,
             _longest(name, config.lr_factors, 1.0),
@@ -99,19 +124,19 @@ def _longest(name: str, by_start: Mapping[str, float], default: float) -> float:
     return by_start[max(fitting, key=len)] if fitting else default
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "adamax": torch.optim.Adamax,
-    "rmsprop": torch.optim.RMSprop,
-    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9),
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimConfig], torch.optim.Optimizer]] = {
+    "adam": lambda groups, c: torch.optim.Adam(groups, lr=c.lr, betas=c.betas, eps=c.eps),
+    "adamw": lambda groups, c: torch.optim.AdamW(groups, lr=c.lr, betas=c.betas, eps=c.eps),
+    "adamax": lambda groups, c: torch.optim.Adamax(groups, lr=c.lr, betas=c.betas, eps=c.eps),
+    "rmsprop": lambda groups, c: torch.optim.RMSprop(groups, lr=c.lr),
+    "sgd": lambda groups, c: torch.optim.SGD(groups, lr=c.lr, momentum=0.9),
 }
 
 
 def build_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer named in `config` over parameter groups; only `adamw` and `sgd` decay weights."""
     decays = config.name in ("adamw", "sgd")
-    settings = [
+    settings: list[dict[str, Any]] = [
         {
             "params": group.parameters,
             "weight_decay": group.weight_decay if decays else 0.0,
@@ -120,7 +145,7 @@ def build_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig) -> to
         }
         for group in groups
     ]
-    return OPTIMIZERS[config.name](settings, lr=config.lr)
+    return OPTIMIZERS[config.name](settings, config)
 
 
 def set_rates(
@@ -140,9 +165,24 @@ def drop_frozen_gradients(optimizer: torch.optim.Optimizer, epoch: int) -> None:
                 parameter.grad = None
 
 
+def keep_within(model: nn.Module, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Set parameters beyond their limits to the limit.
+
+    Raises:
+        InputError: the model has no such parameter.
+    """
+    for name, (least, greatest) in limits.items():
+        try:
+            model.get_parameter(name).data.clamp_(least, greatest)
+        except AttributeError as error:
+            raise InputError(
+                f"optim.limits: the model has no parameter {name!r}; see model.named_parameters()."
+            ) from error
+
+
 def rate_at(step: int, total_steps: int, config: OptimConfig, epoch: int = 0) -> float:
     """The share of the peak rate at `step` (0-based) of `total_steps`; a pure function, so resume needs no state."""
-    warmup = int(config.warmup_share * total_steps)
+    warmup = config.warmup_steps or int(config.warmup_share * total_steps)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, total_steps - warmup)

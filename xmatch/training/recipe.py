@@ -33,6 +33,13 @@ class ParameterGroup(NamedTuple):
     frozen_epochs: int
 
 
+class PartedLoss(NamedTuple):
+    """A loss that is made of others: `total` is what is minimised, `parts` are scalars by name, reported beside it."""
+
+    total: torch.Tensor
+    parts: Mapping[str, torch.Tensor]
+
+
 class Recipe(Protocol):
     """Everything a trainer needs to know of what it trains: model, batches, step, evaluation."""
 
@@ -62,8 +69,8 @@ class Recipe(Protocol):
         """What the loss needs of each sample, rows first; a row depends on its own sample alone."""
         ...
 
-    def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
-        """The scalar loss of all rows given, on the model's device."""
+    def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor | PartedLoss:
+        """The scalar loss of all rows given, on the model's device; with its parts where it has any."""
         ...
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

@@ -11,13 +11,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from xmatch.data.augment import SizeAugmentConfig, keep_cells, keep_regions
-from xmatch.data.decode import decode_rgb
+from xmatch.data.decode import UnreadableImage, decode_rgb
 from xmatch.data.feature_sets import FeatureSets
+from xmatch.data.local_cache import LocalCache
+from xmatch.data.packed_images import split_packed
 from xmatch.models.dual_encoder import DualEncoder
 
 EVALUATION_BATCH = 128
+EVALUATION_IMAGES = 32
+"""Images decoded and embedded at once in an evaluation."""
 Draws = Sequence[np.random.Generator]
 
 
@@ -52,22 +57,39 @@ class PixelInputs:
         transform: from a decoded image to pixels, drawing from torch's generator.
         cells: grid cells of an image; 0 for pooled towers.
         augment: how many cells are dropped.
+        cache: keeps copies of what lies at URIs.
     """
 
     def __init__(
-        self, uris: Sequence[str], transform: Callable[[Any], torch.Tensor], cells: int, augment: SizeAugmentConfig
+        self,
+        uris: Sequence[str],
+        transform: Callable[[Any], torch.Tensor],
+        cells: int,
+        augment: SizeAugmentConfig,
+        cache: LocalCache,
     ) -> None:
-        self.uris, self.transform, self.cells, self.augment = uris, transform, cells, augment
+        self.uris, self.transform, self.cells, self.augment, self.cache = uris, transform, cells, augment, cache
+        cache.learn(_file_of(uri) for uri in uris)
 
     def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> ImageBatch:
         """Decoded, cropped and mirrored pixels, and which grid cells stay."""
         images, kept = [], []
         for row, draw in zip(rows, draws, strict=True):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(draw.integers(2**31)))
-                images.append(self.transform(decode_rgb(self.uris[int(row)])))
+            images += self.pixels(self.uris[int(row)], draw)
             kept.append(keep_cells(max(1, self.cells), self.augment.cells, draw))
         return ImageBatch(torch.stack(images), torch.from_numpy(np.stack(kept)))
+
+    def pixels(
+        self, uri: str, draw: np.random.Generator, *changes: Callable[[Image.Image], Image.Image]
+    ) -> list[torch.Tensor]:
+        """(3, H, W) of an image as it is, then of each change of it, all cropped and mirrored alike."""
+        image, seed = self._decode(uri), int(draw.integers(2**31))
+        seen = []
+        for variant in (image, *(change(image) for change in changes)):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                seen.append(self.transform(variant))
+        return seen
 
     def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Through tower, head and pooling."""
@@ -75,7 +97,26 @@ class PixelInputs:
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
         """Decode and embed every image of the split."""
-        return model.encode_images(list(self.uris))
+        outputs = [np.zeros((0, model.config.dim), np.float32)]
+        for start in range(0, len(self.uris), EVALUATION_IMAGES):
+            decoded = [self._decode(uri) for uri in self.uris[start : start + EVALUATION_IMAGES]]
+            outputs.append(model.encode_images(decoded, EVALUATION_IMAGES))
+        return np.concatenate(outputs)
+
+    def _decode(self, uri: str) -> Image.Image:
+        """An image by its own name, also where a copy of it is broken."""
+        file = _file_of(uri)
+        with self.cache.open(file) as local:
+            try:
+                return decode_rgb(local + uri.removeprefix(file))
+            except UnreadableImage as error:
+                raise UnreadableImage(str(error).replace(local, file)) from error
+
+
+def _file_of(uri: str) -> str:
+    """The file that an image is in: its own, or a tar or Parquet file."""
+    packed = split_packed(uri)
+    return packed[0] if packed else uri
 
 
 class FeatureInputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -25,6 +26,9 @@ REGIONS_NOTE = "regions.json"
 """Beside samples whose images are ready-made regions: where these lie."""
 
 IMAGE_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
+
+Fetch = Callable[[str], str]
+"""From a path or URI to a local path with its content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,23 +80,23 @@ class Samples(NamedTuple):
     regions: npt.NDArray[np.floating] | None = None
 
 
-def read_split(config: CaptionsConfig) -> CaptionSet:
-    """The captions of a configured split."""
+def read_split(config: CaptionsConfig, fetch: Fetch = files.local_copy) -> CaptionSet:
+    """The captions of a configured split; `fetch` is asked for the features of ready-made regions."""
     if config.inputs == "regions":
-        return _read_regions(config.captions, config.split).captions
+        return _read_regions(config.captions, config.split, fetch).captions
     if config.inputs == "text":
         left_out = read_text_captions(config.exclude, config.exclude_split).image_ids if config.exclude else ()
         return read_text_captions(config.captions, config.split, left_out)
     return read_captions(config.captions, config.images, config.split, config.source)
 
 
-def _read_regions(folder: str, split: str) -> Precomp:
+def _read_regions(folder: str, split: str, fetch: Fetch) -> Precomp:
     """A split of a precomputed folder, which must have features.
 
     Raises:
         InputError: it has none.
     """
-    found = read_precomp(folder, split)
+    found = read_precomp(folder, split, fetch=fetch)
     if found.regions is None:
         raise InputError(f"{folder!r} has no {split}_ims.npy; expected the region features of split {split!r} there.")
     return found
@@ -126,14 +130,19 @@ def write_samples(captions: CaptionSet, folder: str, config: CaptionsConfig | No
         files.write_json(files.join(folder, REGIONS_NOTE), {"folder": place, "split": config.split})
 
 
-def read_samples(folder: str) -> Samples:
-    """Samples written by `write_samples`; of a URI, a local copy is made first."""
+def read_samples(folder: str, fetch: Fetch = files.local_copy) -> Samples:
+    """Samples written by `write_samples`, with their regions where they have any.
+
+    Args:
+        folder: local folder or URI.
+        fetch: gives a local file with the content of a URI, and a local path as it is.
+    """
     captions, images = (
-        pa.ipc.open_file(pa.memory_map(files.local_copy(files.join(folder, name)))).read_all()
+        pa.ipc.open_file(pa.memory_map(fetch(files.join(folder, name)))).read_all()
         for name in ("captions.arrow", "images.arrow")
     )
     note, regions = files.join(folder, REGIONS_NOTE), None
     if files.exists(note):
         place = files.read_json(note)
-        regions = _read_regions(place["folder"], place["split"]).regions
+        regions = _read_regions(place["folder"], place["split"], fetch).regions
     return Samples(captions, images, captions.column("image_row").to_numpy(), regions)

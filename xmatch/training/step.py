@@ -19,7 +19,7 @@ from torch import nn
 
 from xmatch.errors import InputError
 from xmatch.training.gather import gather_rows, world_size
-from xmatch.training.recipe import Recipe, Rows
+from xmatch.training.recipe import PartedLoss, Recipe, Rows
 from xmatch.training.sample_dropout import SampleDropout
 from xmatch.training.watch import Watch
 
@@ -103,15 +103,17 @@ class Stepper:
         with self._autocast():
             return self._embed(batch)
 
-    def loss_of(self, embeddings: Rows, valid: torch.Tensor, epoch: int) -> torch.Tensor:
+    def loss_of(self, embeddings: Rows, valid: torch.Tensor, epoch: int) -> PartedLoss:
         """The loss of the real rows: of all workers where the recipe gathers, else of this one."""
         if self.recipe.gathers:
             embeddings, valid = _gather(embeddings), gather_rows(valid)
         if not bool(valid.all()):
             embeddings = {name: rows[valid] for name, rows in embeddings.items()}
         if not len(next(iter(embeddings.values()))):
-            return torch.stack([rows.sum() * 0.0 for rows in embeddings.values() if rows.is_floating_point()]).sum()
-        return self.recipe.loss(self.model, embeddings, epoch)
+            zeros = [rows.sum() * 0.0 for rows in embeddings.values() if rows.is_floating_point()]
+            return PartedLoss(torch.stack(zeros).sum(), {})
+        found = self.recipe.loss(self.model, embeddings, epoch)
+        return found if isinstance(found, PartedLoss) else PartedLoss(found, {})
 
     def backward(
         self,
@@ -151,16 +153,19 @@ class Stepper:
 
     def _accumulated(self, whole: _Part, epoch: int, seed: int, factor: float) -> StepOutcome:
         parts = list(_parts(whole, -(-len(whole.valid) // self.config.accumulate)))
-        total = torch.zeros((), device=self.device)
+        total, named = torch.zeros((), device=self.device), dict[str, torch.Tensor]()
         seen: dict[str, torch.Tensor] = {}
         for part, share in zip(parts, self._shares(parts), strict=True):
             with self._draws(part.samples, seed):
                 embeddings = self.embed(part.batch)
-            loss = self.loss_of(embeddings, part.valid, epoch) * share
+            found = self.loss_of(embeddings, part.valid, epoch)
+            loss = found.total * share
             self.scaler.scale(loss * factor).backward()
             total = total + loss.detach()
+            for name, value in found.parts.items():
+                named[name] = named.get(name, 0.0) + value.detach() * share
             seen = seen or {name: rows.detach()[part.valid] for name, rows in embeddings.items()}
-        return StepOutcome(total, seen)
+        return StepOutcome(total, seen, named)
 
     def _shares(self, parts: list[_Part]) -> list[float]:
         """The weight of each part: its share of the step's real rows, which is 1 / parts where all are full."""
@@ -180,7 +185,7 @@ class Stepper:
                 outputs.append(self.embed(part.batch))
         joined = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
         leaves = {name: rows.requires_grad_(rows.is_floating_point()) for name, rows in joined.items()}
-        loss = self.loss_of(leaves, whole.valid, epoch)
+        loss, named = self.loss_of(leaves, whole.valid, epoch)
         self.scaler.scale(loss * factor).backward()
         for number, part in enumerate(parts):
             with self._draws(part.samples, seed):
@@ -193,15 +198,17 @@ class Stepper:
                     learning.append(rows)
                     gradients.append(gradient[start : start + len(rows)])
             torch.autograd.backward(learning, gradients)
-        return StepOutcome(loss.detach(), {name: rows.detach()[whole.valid] for name, rows in leaves.items()})
+        seen = {name: rows.detach()[whole.valid] for name, rows in leaves.items()}
+        return StepOutcome(loss.detach(), seen, {name: value.detach() for name, value in named.items()})
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """The loss of a step, and embeddings of real rows of this worker, for those who watch."""
+    """The loss of a step, embeddings of real rows of this worker, for those who watch, and the parts of the loss."""
 
     loss: torch.Tensor
     embeddings: dict[str, torch.Tensor]
+    parts: dict[str, torch.Tensor]
 
 
 class _Part(NamedTuple):

@@ -81,3 +81,26 @@ def test_json_is_written_the_same_whatever_the_order_of_keys(tmp_path: Path) -> 
 def test_an_unknown_scheme_is_refused(path: str) -> None:
     with pytest.raises(InputError, match="cannot use"):
         files.filesystem_of(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000])
+def test_json_that_cannot_be_held_is_one_paragraph(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match="nests too deeply or holds a number too long"):
+        files.read_json(str(tmp_path / "x.json"))
+
+
+def test_no_more_is_read_than_allowed(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    assert files.read_bytes(str(tmp_path / "x"), 5) == b"12345"
+    with pytest.raises(InputError, match="has 5 bytes, more than the 4 allowed"):
+        files.read_bytes(str(tmp_path / "x"), 4)
+    with pytest.raises(InputError, match="does not exist"):
+        files.read_bytes(str(tmp_path / "y"), 4)
+    with pytest.raises(InputError, match="no regular file"):
+        files.read_bytes(str(tmp_path), 4)
+
+
+def test_without_a_base_a_name_stays_where_the_job_runs() -> None:
+    assert files.join("", "etc/passwd") == "./etc/passwd"
+    assert files.join("", "", "etc/passwd") == ".//etc/passwd"

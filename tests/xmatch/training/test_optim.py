@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import CLIPConfig, CLIPModel
 
 from xmatch.errors import InputError
 from xmatch.training.optim import (
@@ -13,6 +14,7 @@ from xmatch.training.optim import (
     OptimConfig,
     build_optimizer,
     drop_frozen_gradients,
+    keep_within,
     parameter_groups,
     rate_at,
     set_rates,
@@ -135,7 +137,20 @@ def test_half_way_of_each_shape() -> None:
     assert rate_at(4, 100, OptimConfig(warmup_share=0.1)) == 0.5
 
 
-@pytest.mark.parametrize("changes", [{"warmup_share": 1.0}, {"clip_norm": 0.0}, {"lr": -1.0}, {"milestones": (3,)}])
+REFUSED: list[dict] = [
+    {"warmup_share": 1.0},
+    {"clip_norm": 0.0},
+    {"lr": -1.0},
+    {"milestones": (3,)},
+    {"warmup_steps": -1},
+    {"warmup_steps": 3, "warmup_share": 0.1},
+    {"betas": (0.9, 1.0)},
+    {"eps": 0.0},
+    {"limits": {"first.bias": (1.0, 0.0)}},
+]
+
+
+@pytest.mark.parametrize("changes", REFUSED)
 def test_settings_that_cannot_be_meant_are_refused(changes: dict) -> None:
     with pytest.raises(InputError, match="optim"):
         OptimConfig(**changes)
@@ -155,3 +170,59 @@ def test_every_trainable_parameter_is_in_one_group(lr_factors: dict[str, float])
     groups = parameter_groups(model, GroupConfig(weight_decay=0.1, lr_factors=lr_factors))
     found = [id(p) for group in groups for p in group.parameters]
     assert sorted(found) == sorted(id(p) for p in model.parameters())
+
+
+@LAW
+@given(warmup=st.integers(1, 40), total=st.integers(1, 300), schedule=st.sampled_from(["constant", "linear", "cosine"]))
+def test_a_warm_up_in_steps_is_one_in_shares(warmup: int, total: int, schedule: str) -> None:
+    """Where the share gives a whole number of steps; a longer warm-up than the run never reaches the peak."""
+    config = OptimConfig(schedule=schedule, warmup_steps=warmup)
+    rates = [rate_at(step, total, config) for step in range(total)]
+    assert rates[:warmup] == pytest.approx([(step + 1) / warmup for step in range(min(warmup, total))])
+    if warmup < total:
+        share = OptimConfig(schedule=schedule, warmup_share=(warmup + 0.5) / total)
+        assert int((warmup + 0.5) / total * total) == warmup
+        assert rates == [rate_at(step, total, share) for step in range(total)]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+def test_moments_are_as_configured(name: str) -> None:
+    config = OptimConfig(name=name, betas=(0.9, 0.98), eps=1e-6)
+    group = build_optimizer(parameter_groups(a_model(), config), config).param_groups[0]
+    assert (group["betas"], group["eps"]) == ((0.9, 0.98), 1e-6)
+    plain = build_optimizer(parameter_groups(a_model(), OptimConfig(name=name)), OptimConfig(name=name))
+    assert (plain.param_groups[0]["betas"], plain.param_groups[0]["eps"]) == ((0.9, 0.999), 1e-8)
+
+
+def test_decay_by_name_spares_norms_biases_and_the_temperature_alone() -> None:
+    """The rule of OpenCLIP and AGREE, on a CLIP of transformers: the class token decays, though it is a vector."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "num_attention_heads": 2}
+    vision, text = sizes | {"image_size": 8, "patch_size": 4}, sizes | {"vocab_size": 9, "max_position_embeddings": 4}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=4))
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = parameter_groups(model, GroupConfig(weight_decay=0.1, decay="by_name"))
+    spared = {names[id(p)] for group in groups if group.weight_decay == 0.0 for p in group.parameters}
+    decayed = set(names.values()) - spared
+    assert "vision_model.embeddings.class_embedding" in decayed
+    assert "logit_scale" in spared
+    norms = {name for name in names.values() if "norm" in name}  # pre_layrnorm is how transformers spells one
+    assert any("pre_layrnorm" in name for name in norms) and any("layer_norm1" in name for name in norms)
+    assert spared == {"logit_scale"} | norms | {name for name in names.values() if name.endswith("bias")}
+    matrices = parameter_groups(model, GroupConfig(weight_decay=0.1))
+    whole = {names[id(p)] for group in matrices if group.weight_decay for p in group.parameters}
+    assert decayed - whole == {"vision_model.embeddings.class_embedding"}
+
+
+@LAW
+@given(value=st.floats(-20, 20), least=st.floats(-5, 0), width=st.floats(0, 5))
+def test_parameters_are_kept_within_their_limits(value: float, least: float, width: float) -> None:
+    model = a_model()
+    with torch.no_grad():
+        model.first.bias.fill_(value)
+    other = model.second.bias.detach().clone()
+    keep_within(model, {"first.bias": (least, least + width)})
+    expected = torch.full((2,), value).clamp(least, least + width)
+    assert torch.equal(model.first.bias.detach(), expected)
+    assert torch.equal(model.second.bias.detach(), other)
+    with pytest.raises(InputError, match="no parameter 'frist.bias'"):
+        keep_within(model, {"frist.bias": (0.0, 1.0)})

@@ -10,7 +10,7 @@ from pair_recipe import PairRecipe
 
 from xmatch.errors import InputError
 from xmatch.training.objectives import OBJECTIVES, LossConfig
-from xmatch.training.recipe import SampleKey
+from xmatch.training.recipe import PartedLoss, SampleKey
 from xmatch.training.step import StepConfig, Stepper, check_step
 
 
@@ -174,3 +174,25 @@ def test_a_compiled_step_is_the_plain_one() -> None:
         for name, gradient in one[1].items():
             torch.testing.assert_close(other[1][name], gradient, atol=1e-5, rtol=1e-4)
     assert abs(float(parts[0][0].loss) - float(plain[0].loss)) > 1e-3
+
+
+class PartedRecipe(PairRecipe):
+    """Its loss is half of the loss, and the other half."""
+
+    def loss(self, model, embeddings, epoch):
+        whole = super().loss(model, embeddings, epoch)
+        return PartedLoss(whole, {"half": whole / 2, "other": whole / 2})
+
+
+@pytest.mark.parametrize("config", [StepConfig(), StepConfig(accumulate=3), StepConfig(cached_rows=5)])
+def test_parts_of_a_loss_are_reported_beside_it(config: StepConfig) -> None:
+    plain, gradients = computed(PairRecipe(LossConfig(name="info_nce")), config)
+    outcome, same = computed(PartedRecipe(LossConfig(name="info_nce")), config)
+    assert not plain.parts
+    assert outcome.loss == plain.loss
+    assert {name: value.item() for name, value in outcome.parts.items()} == pytest.approx(
+        {"half": plain.loss.item() / 2, "other": plain.loss.item() / 2}
+    )
+    assert not any(value.requires_grad for value in outcome.parts.values())
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, same[name])

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from xmatch.errors import InputError
+from xmatch.models.staging import opened
 from xmatch.models.towers.weights import seeded
 
 IMAGE_HALVES: dict[str, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
@@ -32,10 +33,11 @@ def build_image(config: Any, architecture: PretrainedConfig | None) -> nn.Module
     if architecture is not None:
         saved: nn.Module = IMAGE_HALVES[architecture.model_type.split("_")[0]](architecture)
         return saved
-    whole = read_whole_config(config.name)
+    name = opened(config.name)
+    whole = read_whole_config(name)
     half = IMAGE_HALVES[whole.model_type]
     if config.weights == "pretrained":
-        loaded: nn.Module = half.from_pretrained(config.name)
+        loaded: nn.Module = half.from_pretrained(name)
         return loaded
     with seeded():
         made: nn.Module = half(whole.vision_config)

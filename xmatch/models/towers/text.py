@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PretrainedConfig
 
 from xmatch.errors import InputError
+from xmatch.models.staging import opened
 from xmatch.models.towers import clip
 from xmatch.models.towers.recurrent import RecurrentEncoder
 
@@ -163,7 +164,7 @@ def _build(config: TextTowerConfig, architecture: PretrainedConfig | None, load:
     try:
         if architecture is not None:
             return AutoModel.from_config(architecture)
-        return _by_name(str(config.name), load and config.pretrained)
+        return _by_name(opened(str(config.name)), load and config.pretrained)
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot load the text tower {config.name!r}: {str(error).splitlines()[0]} Give a hub name that can be "

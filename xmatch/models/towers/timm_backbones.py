@@ -12,6 +12,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 from xmatch.errors import InputError
+from xmatch.models.staging import opened
 from xmatch.models.towers.weights import fill_backbone, read_checkpoint, seeded
 
 
@@ -21,7 +22,8 @@ def build(config: Any) -> nn.Module:
     Raises:
         InputError: timm does not know the name, or the weights cannot be had.
     """
-    name = f"local-dir:{config.name}" if os.path.isdir(config.name) else config.name
+    place = opened(config.name)
+    name = f"local-dir:{place}" if os.path.isdir(place) else place
     create: Callable[..., Any] = timm.create_model
     try:
         with seeded():
@@ -37,6 +39,15 @@ def build(config: Any) -> nn.Module:
     backbone.reset_classifier(0)
     frozen: nn.Module = freeze_batch_norm_2d(backbone) if config.batch_norm == "constant" else backbone
     return frozen
+
+
+def hub_name(name: str) -> str:
+    """The hub repository with the weights of a model of timm; "" where timm fetches them from elsewhere."""
+    prefix, _, rest = name.partition(":")
+    if prefix in ("hf-hub", "hf_hub"):
+        return rest
+    known = None if prefix == "local-dir" else timm.models.get_pretrained_cfg(name)
+    return str(known.hf_hub_id or "") if known else ""
 
 
 def features(backbone: Any, pixels: torch.Tensor, config: Any) -> torch.Tensor:

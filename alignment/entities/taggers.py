@@ -1,0 +1,23 @@
+"""Taggers by name."""
+
+from __future__ import annotations
+
+from alignment.entities.spacy_tagger import SpacyTagger, installed_models
+from alignment.entities.tagged import Tagger
+from alignment.entities.textblob_tagger import TextBlobTagger
+
+TEXTBLOB = "textblob"
+
+
+def chosen_tagger(name: str) -> str:
+    """What "auto" means here: an installed spaCy model, else TextBlob; every other name is itself."""
+    return next(iter(installed_models()), TEXTBLOB) if name == "auto" else name
+
+
+def load_tagger(name: str) -> Tagger:
+    """A tagger: `textblob`, or a spaCy model by name or folder.
+
+    Raises:
+        InputError: what it needs is not installed.
+    """
+    return TextBlobTagger() if name == TEXTBLOB else SpacyTagger(name)

@@ -1,0 +1,321 @@
+"""Fine-tune a dual encoder so that entities, not only whole sentences, belong to images (AGREE), on Ray Train."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from alignment.agree.choices import CaptionedImages
+from alignment.agree.losses import TEXTUAL, VISUAL, AgreeLossConfig
+from alignment.agree.recipe import AgreeConfig, AgreeData, AgreeRecipe, require_data
+from alignment.agree.slots import ChosenEntities, EntityConfig, choose_entities
+from alignment.agree.survey import box_rows
+from alignment.entities.entity_tables import read_entities
+from raydeploy.connect import RayConfig
+from raydeploy.feature_bank import require_same_tower
+from raydeploy.forecast import Forecast, can_measure
+from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.staging import place_for_workers
+from raydeploy.training import TrainerConfig, fit, read_history
+from raydeploy.training_forecast import training_fact, training_forecast
+from raydeploy.training_rows import bad_rows, best_of, result_rows, size_of, workers_of
+from xmatch.data import files
+from xmatch.data.captions import CaptionSet
+from xmatch.data.local_cache import CacheConfig, LocalCache
+from xmatch.errors import InputError
+from xmatch.models import checkpoints
+from xmatch.models.dual_encoder import DualEncoderConfig
+from xmatch.training.dual_encoder_recipe import RecipeConfig, RecipeData
+from xmatch.training.initial_weights import starting_tokenizer
+from xmatch.training.leakage import seen_record
+from xmatch.training.optim import OptimConfig
+from xmatch.training.samples import CaptionsConfig, read_split, write_samples
+from xmatch.training.trained_model import publish_model, trained_card
+from xmatch.training.trial import try_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAlignmentConfig:
+    """Settings of one fine-tuning."""
+
+    output: str
+    """Folder or s3:// prefix for the model, its checkpoints and the record of the run."""
+    train: CaptionsConfig = field(default_factory=CaptionsConfig)
+    """Captioned images to learn from."""
+    valid: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(split="val"))
+    """Captioned images that choose the best epoch; never learnt from."""
+    entities: str = ""
+    """Entities of the training captions: output or table of jobs/extract_entities.py, by caption id."""
+    boxes: str = ""
+    """Boxes by image id: of entities in the captioned images (source `grounding`) and of objects in other images
+    (source `visual_genome`); output or table of jobs/extract_entities.py."""
+    object_photos: str = ""
+    """Folders of the other images, named by their ids, joined by commas."""
+    init_from: str = ""
+    """Saved model to start from: a folder, URI or hub name."""
+    model: DualEncoderConfig | None = None
+    """Null: the model of init_from as it is. Else towers, heads and poolings, which take over the weights of init_from
+    wherever names and shapes agree."""
+    losses: AgreeLossConfig = field(default_factory=AgreeLossConfig)
+    """What is minimised."""
+    entity: EntityConfig = field(default_factory=EntityConfig)
+    """Which entities take part."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            name="adamw",
+            lr=1e-5,
+            weight_decay=0.1,
+            decay="by_name",
+            schedule="cosine",
+            warmup_share=0.05,
+            clip_norm=float("inf"),
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            limits={"logit_scale": (0.0, 4.6052)},
+        )
+    )
+    """Optimizer and schedule; AGREE's, with a shorter warm-up."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Length, workers, steps and checkpoints."""
+    augment: Literal["none", "random_crop"] = "none"
+    """`random_crop`: cut and mirror decoded images anew each epoch, painted ones like the whole; AGREE does not."""
+    features: str = ""
+    """Bank of image features made by embed --side image_features, for a frozen image tower and losses without paint."""
+    tokenizer: str = ""
+    """Tokenizer's folder or hub name, where `model` is given; empty: that of init_from or of the text tower."""
+    save_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the final model's weights."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Local copies of training data that lies at s3://."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """Where it runs."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything starts."""
+        if not self.train.captions or not self.valid.captions:
+            raise InputError("give train.captions and valid.captions, and the folders of their images.")
+        if "text" in (self.train.inputs, self.valid.inputs):
+            raise InputError("inputs=text has captions without images; aligning entities with images needs both.")
+        if self.model is None and not self.init_from:
+            raise InputError("give init_from, the model to fine-tune, or model to make one anew.")
+        if self.model is None and self.tokenizer:
+            raise InputError("the model of init_from brings its own tokenizer; give tokenizer only with model.")
+        if self.features and self.augment == "random_crop":
+            raise InputError("augment=random_crop cuts images anew in every epoch; leave it out, or features.")
+        require_data(self.losses, self.entity, self.data, has_pixels=self.has_pixels)
+
+    @property
+    def data(self) -> AgreeData:
+        """Entities and boxes."""
+        return AgreeData(entities=self.entities, boxes=self.boxes, object_photos=self.object_photos)
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether images are decoded."""
+        return self.train.inputs == "images" and not self.features
+
+
+def plan(config: TrainAlignmentConfig) -> Plan:
+    """What the run will do, from captions, entities and boxes alone."""
+    model = model_config(config)
+    train, valid = read_splits(config)
+    chosen = entities_of(config, train)
+    steps = -(-len(train.captions) // config.trainer.batch_size)
+    rows = [
+        ("training", size_of(train)),
+        ("validation", size_of(valid)),
+        ("start", config.init_from or "anew"),
+        ("images", _image_source(config, model)),
+        ("losses", ", ".join(f"{config.losses.weight(name):g} {name}" for name in config.losses.active)),
+        *(chosen.counts.rows() if chosen else []),
+        *survey(config, train, chosen),
+        ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} captions"),
+        *_warm_up(config.optim, steps * config.trainer.epochs),
+        ("workers", workers_of(config.trainer)),
+    ]
+    found = forecast_training(config, model, train)
+    rows += [*bad_rows("training", train), *bad_rows("validation", valid)]
+    return Plan(rows, found)
+
+
+def read_splits(config: TrainAlignmentConfig) -> tuple[CaptionSet, CaptionSet]:
+    """The captions of both splits."""
+    fetch = LocalCache(config.cache).hold
+    return read_split(config.train, fetch), read_split(config.valid, fetch)
+
+
+def model_config(config: TrainAlignmentConfig) -> DualEncoderConfig:
+    """Towers, heads and poolings of what is trained.
+
+    Raises:
+        InputError: the model of init_from cannot be read, or features are given for a tower that learns.
+    """
+    model = config.model or checkpoints.read_config(checkpoints.resolve(config.init_from), DualEncoderConfig)
+    if config.features and model.image.trainable != "none":
+        raise InputError(
+            f"image features computed once need a frozen image tower, but image.trainable is {model.image.trainable!r}."
+            " Leave features out, or give model with image.trainable=none."
+        )
+    if config.features:
+        require_same_tower(config.features, model.image, "model.image", is_saved=config.model is None)
+    if config.has_pixels and model.image.kind == "regions":
+        raise InputError("this model takes ready-made features: give train.inputs=regions or features.")
+    return model
+
+
+def entities_of(config: TrainAlignmentConfig, train: CaptionSet) -> ChosenEntities | None:
+    """The entities that take part; None where none are given.
+
+    Raises:
+        InputError: there are none, but a loss in use needs them; or they are of other captions.
+    """
+    if not config.entities:
+        return None
+    table = read_entities(config.entities)
+    chosen = choose_entities(train.caption_ids, train.captions, table, config.entity, config.entities)
+    if not chosen.counts.used and config.losses.needs(*TEXTUAL, "grounded_mask"):
+        raise InputError(
+            f"none of the {chosen.counts.captions:,} captions has an entity of at most {config.entity.max_words} words "
+            f"in {config.entities!r}; make the entities again, or use the losses that need none."
+        )
+    return chosen
+
+
+def survey(config: TrainAlignmentConfig, train: CaptionSet, chosen: ChosenEntities | None) -> list[tuple[str, str]]:
+    """How many captions the losses on painted images find something for."""
+    if not config.losses.needs(*VISUAL, "grounded_mask") or not config.boxes:
+        return []
+    own = CaptionedImages.of(train, chosen.spans if chosen else None)
+    return box_rows(own, config.data, config.losses, may_be_none=config.entity.fallback == "square")
+
+
+def _image_source(config: TrainAlignmentConfig, model: DualEncoderConfig) -> str:
+    if config.train.inputs == "regions":
+        return "ready-made regions"
+    if config.features:
+        return f"features of {config.features}"
+    return f"decoded, {'cropped at random' if config.augment == 'random_crop' else 'whole'}; tower {model.image.name}"
+
+
+def _warm_up(optim: OptimConfig, steps: int) -> list[tuple[str, str]]:
+    if optim.warmup_steps < steps or not optim.warmup_steps:
+        return []
+    reached = f"{steps / optim.warmup_steps:.0%}"
+    return [("warm-up", f"optim.warmup_steps is {optim.warmup_steps:,}: the rate rises to {reached} of optim.lr alone")]
+
+
+def forecast_training(config: TrainAlignmentConfig, model: DualEncoderConfig, train: CaptionSet) -> Forecast | str:
+    """Train for some steps and scale them to the run; or why not."""
+    if why_not := can_measure(config.ray):
+        return why_not
+    if config.trainer.use_gpu and not torch.cuda.is_available():
+        return "not measured: the workers have GPUs, this machine has none"
+    trainer, samples = config.trainer, len(train.captions) * config.trainer.epochs
+    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
+        write_samples(train, files.join(folder, "data"), config.train)
+        data = dict.fromkeys(("train", "valid"), files.join(folder, "data"))
+        trial = try_steps(
+            recipe_of(config, model, data, config.init_from, train.captions),
+            trainer,
+            config.optim,
+            batch_size=-(-trainer.batch_size // trainer.workers),
+            threads=trainer.cpus_per_worker,
+            seconds=config.ray.calibration_s,
+            most=samples,
+        )
+    return training_forecast(trial, None, 0, samples, trainer, "captions")
+
+
+def body(config: TrainAlignmentConfig, run: Run) -> Report:
+    """Samples to Arrow, epochs, and the best model."""
+    model = model_config(config)
+    data = {side: files.join(config.output, "data", side) for side in ("train", "valid")}
+    train, valid = read_splits(config)
+    write_samples(train, data["train"], config.train)
+    write_samples(valid, data["valid"], config.valid)
+    before = {row["epoch"] for row in read_history(config.output)}
+    start = place_for_workers(config.init_from, "model", config.output) if config.init_from else ""
+    recipe = recipe_of(config, model, data, start, train.captions)
+    with run.progress(config.trainer.epochs, "epochs") as progress:
+        result = fit(recipe, config.trainer, config.optim, config.output, on_epoch=progress.figures)
+    folder, best = files.join(config.output, "model"), best_of(result)
+    publish_model(
+        result.best_folder,
+        folder,
+        dtype=config.save_dtype,
+        card=trained_card(model, _training_words(config, train), best),
+        seen=seen_record(train, role="train"),
+        init_from=config.init_from,
+    )
+    last = result.history[-1]
+    rows = result_rows(folder, result, best)
+    rows += [(f"last {name}", f"{last[name]:.4g}") for name in ("loss", *loss_names(last))]
+    chosen = entities_of(config, train)
+    values = {"best": best, "history": result.history, "entities": asdict(chosen.counts) if chosen else None}
+    return Report(rows, values, fact=training_fact(result.history, before, 0.0))
+
+
+def loss_names(figures: Mapping[str, Any]) -> list[str]:
+    """The names of the losses in the figures of an epoch."""
+    return [name for name in figures if name.startswith("loss_")]
+
+
+def _training_words(config: TrainAlignmentConfig, train: CaptionSet) -> str:
+    losses = ", ".join(f"{config.losses.weight(name):g} {name}" for name in config.losses.active)
+    return (
+        f"fine-tuned from `{config.init_from.rstrip('/').rsplit('/', 1)[-1] or 'nothing'}` with the losses {losses} "
+        f"(AGREE) for {config.trainer.epochs} epochs on {size_of(train)} of "
+        f"`{config.train.captions.rsplit('/', 1)[-1]}`, split `{config.train.split}`"
+    )
+
+
+def recipe_of(
+    config: TrainAlignmentConfig,
+    model: DualEncoderConfig,
+    data: Mapping[str, str],
+    start: str,
+    captions: Sequence[str],
+) -> Callable[[], AgreeRecipe]:
+    """What is trained, made anew in every worker.
+
+    Args:
+        config: of the run.
+        model: of what is trained.
+        data: folders of the samples, `train` and `valid`.
+        start: init_from as workers load it.
+        captions: a vocabulary is learnt from them where nothing brings one.
+    """
+    matching = RecipeConfig(
+        model=model,
+        groups=config.optim,
+        gradient_checkpointing=config.trainer.gradient_checkpointing,
+        crops=config.augment == "random_crop",
+    )
+    settings = AgreeConfig(matching=matching, losses=config.losses, entity=config.entity, as_saved=config.model is None)
+    samples = RecipeData(
+        train=data["train"], valid=data["valid"], features=config.features, init_from=start, cache=config.cache
+    )
+    return partial(AgreeRecipe, settings, build_tokenizer(config, captions), samples, config.data)
+
+
+def build_tokenizer(config: TrainAlignmentConfig, captions: Sequence[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of the text tower."""
+    if config.model is None:
+        return checkpoints.read_tokenizer(checkpoints.resolve(config.init_from))
+    return starting_tokenizer(config.model.text, captions, tokenizer=config.tokenizer, init_from=config.init_from)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit code."""
+    return run_job("train_alignment", TrainAlignmentConfig, plan=plan, body=body, description=__doc__ or "", argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What workers are given as a model or tokenizer: what the driver found, where every worker can read it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from raydeploy.environment import joins_a_cluster
+from xmatch.data import files
+from xmatch.models.hub import Kind
+from xmatch.models.staging import content_hash, content_of, is_staged, local_folder, stage
+from xmatch.models.towers.image import ImageTowerConfig
+from xmatch.models.towers.text import TextTowerConfig
+from xmatch.models.towers.timm_backbones import hub_name
+
+STAGED = "models"
+"""Folder of staged models below a run's output."""
+
+
+def place_for_workers(name: str, kind: Kind, output: str, staging: str = "") -> str:
+    """A model or tokenizer as workers shall load it.
+
+    A local folder is given as it is where the workers are on this machine and the output too. All else is staged, in
+    folders named by content: hub names, URIs, and local folders that other machines may not have.
+
+    Args:
+        name: folder, URI or hub name.
+        kind: which files are staged.
+        output: folder or URI prefix of the run.
+        staging: folder or URI prefix for staged folders, which is then always used; empty: OUTPUT/models.
+
+    Raises:
+        InputError: there is no such model or tokenizer, or the place cannot be written.
+    """
+    is_shared = files.is_uri(name) and is_staged(name)
+    is_here = os.path.isdir(name) and not files.is_uri(output) and not joins_a_cluster()
+    if is_shared or (is_here and not staging):
+        return name
+    return stage(local_folder(name, kind), kind, staging or files.join(output, STAGED))
+
+
+def tokenizer_identity(name: str) -> str:
+    """What identifies a tokenizer in a run: a local folder by its name, all else by its content.
+
+    Raises:
+        InputError: there is no such tokenizer.
+    """
+    if os.path.isdir(name):
+        return name
+    return f"sha256 {content_hash(content_of(local_folder(name, 'tokenizer'), 'tokenizer'))}"
+
+
+def image_tower_for_workers(tower: ImageTowerConfig, output: str) -> ImageTowerConfig:
+    """A tower as workers shall load it; weights that come neither from the hub nor from a folder stay as they are.
+
+    Raises:
+        InputError: the hub does not give it.
+    """
+    is_loaded = tower.weights == "pretrained"
+    if tower.kind not in ("timm", "clip") or (tower.kind == "timm" and not is_loaded):
+        return tower
+    name = hub_name(tower.name) if tower.kind == "timm" and not os.path.isdir(tower.name) else tower.name
+    kind: Kind = "model" if is_loaded else "tokenizer"  # else its configuration alone
+    return replace(tower, name=place_for_workers(name, kind, output)) if name else tower
+
+
+def text_tower_for_workers(tower: TextTowerConfig, output: str) -> TextTowerConfig:
+    """A tower as workers shall load it.
+
+    Raises:
+        InputError: the hub does not give it.
+    """
+    if tower.is_recurrent or not tower.name:
+        return tower
+    return replace(tower, name=place_for_workers(tower.name, "model" if tower.pretrained else "tokenizer", output))
