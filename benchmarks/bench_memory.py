@@ -4,7 +4,7 @@
 
 Tokenizes and vokenizes corpora of 1, 10 and 100 times the lines, each job a program of its own on the smallest object
 store that Ray has, and takes the largest resident set of the driver, of the actors that compute and of the tasks that
-read. Beside it, the same number of lines in ever more shards: what one more shard costs the driver. Writes a PNG, the
+read, and what of it was their own rather than pages of libraries and of the object store. Beside it, the same number of lines in ever more shards: what one more shard costs the driver. Writes a PNG, the
 figures as JSON beside it, and prints them as a table.
 """
 
@@ -69,7 +69,8 @@ def run(folder: Path, job: str, *arguments: str) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     found = json.loads(record.read_text())
-    return {"driver": found["driver_bytes"], **found["worker_bytes"], "spilled": found["spilled_bytes"]}
+    peaks = {"driver": found["driver_bytes"], **found["worker_bytes"], "spilled": found["spilled_bytes"]}
+    return peaks | {f"{name}_own": size for name, size in found["own_bytes"].items()}
 
 
 def measure(folder: Path, lines: int, lines_per_shard: int, *, has_vokens: bool = True) -> dict[str, Any]:
@@ -96,7 +97,10 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     figure = Figure(figsize=(9, 3.5), dpi=120, layout="constrained")
     for axes, job in zip(figure.subplots(1, 2, sharey=True), ("tokenize_corpus", "vokenize_corpus"), strict=True):
         for name in PROCESSES:
-            axes.plot([row["lines"] for row in rows], [row[job][name] / 1e6 for row in rows], marker="o", label=name)
+            lines = [row["lines"] for row in rows]
+            [drawn] = axes.plot(lines, [row[job][name] / 1e6 for row in rows], marker="o", label=name)
+            own = [row[job][f"{name}_own"] / 1e6 for row in rows]
+            axes.plot(lines, own, marker="o", linestyle="--", color=drawn.get_color(), label=f"{name}, own")
         axes.set(title=job, xlabel="lines", xscale="log", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -107,11 +111,13 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """The figures in MB, as Markdown."""
     lines = ["| lines | shards | job | driver | actor | reading task | spilled |", "|---|---|---|---|---|---|---|"]
+    shown = [[name, f"{name}_own"] for name in PROCESSES]
     for row in rows:
         for job in ("tokenize_corpus", "vokenize_corpus"):
             if job in row:
-                peaks = " | ".join(f"{row[job][name] / 1e6:,.0f}" for name in (*PROCESSES, "spilled"))
-                lines.append(f"| {row['lines']:,} | {row['shards']:,} | `{job}` | {peaks} |")
+                peaks = " | ".join(" / ".join(f"{row[job][n] / 1e6:,.0f}" for n in names) for names in shown)
+                spilled = f"{row[job]['spilled'] / 1e6:,.0f}"
+                lines.append(f"| {row['lines']:,} | {row['shards']:,} | `{job}` | {peaks} | {spilled} |")
     return "\n".join(lines)
 
 

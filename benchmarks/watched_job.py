@@ -2,7 +2,8 @@
 
     python benchmarks/watched_job.py --store_mb 80 --record peaks.json -- tokenize_corpus --corpus.path … --output …
 
-Peaks are the system's own (VmHWM), and so hold the pages of the object store that a process has touched.
+Peaks are the system's own (VmHWM), and so hold the pages of the object store that a process has touched. Beside them
+stands the most that a process had of its own (RssAnon), looked at ten times a second.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import sys
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,10 +26,11 @@ EVERY_S = 0.1
 
 
 class Watch:
-    """The largest resident set of each of Ray's workers below this process, by what they do."""
+    """The largest resident sets of this process and of Ray's workers below it, by what they do."""
 
     def __init__(self) -> None:
         self.peaks: Counter[str] = Counter()
+        self.own: Counter[str] = Counter()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -41,20 +44,19 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._done.wait(EVERY_S):
+            self.own["driver"] = max(self.own["driver"], status_of(os.getpid(), "RssAnon"))
             for pid in _below(os.getpid()):
-                try:
+                with suppress(OSError):  # it may end at any time
                     found = WORKER.match(Path(f"/proc/{pid}/cmdline").read_text())
-                    peak = peak_of(pid) if found else 0
-                except OSError:
-                    continue
-                if found:
-                    kind = "actor" if found[1] == "MapWorker" else "task"
-                    self.peaks[kind] = max(self.peaks[kind], peak)
+                    if found:
+                        kind = "actor" if found[1] == "MapWorker" else "task"
+                        self.peaks[kind] = max(self.peaks[kind], status_of(pid, "VmHWM"))
+                        self.own[kind] = max(self.own[kind], status_of(pid, "RssAnon"))
 
 
-def peak_of(pid: int) -> int:
-    """Bytes of the largest resident set of a process; that of its parent, which getrusage may tell, is left out."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+def status_of(pid: int, name: str) -> int:
+    """Bytes that the system tells of a process; VmHWM leaves out its parent's peak, which getrusage may tell."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) << 10 if found else 0  # none of a process that is ending
 
 
@@ -92,14 +94,15 @@ def main() -> int:
     name, *argv = arguments.job
     job = importlib.import_module(f"jobs.{name}")
     with connect(RayConfig(num_cpus=2, object_store_mb=arguments.store_mb)), Watch() as watch:
-        before = peak_of(os.getpid())
+        before = status_of(os.getpid(), "VmHWM")
         code = job.main(argv)
         spilled = spilled_bytes()
     record = {
         "code": code,
-        "driver_bytes": peak_of(os.getpid()),
+        "driver_bytes": status_of(os.getpid(), "VmHWM"),
         "driver_before_bytes": before,
         "worker_bytes": dict(watch.peaks),
+        "own_bytes": dict(watch.own),
         "spilled_bytes": spilled,
     }
     Path(arguments.record).write_text(json.dumps(record))

@@ -16,6 +16,7 @@ from raydeploy.connect import RayConfig, connect
 from raydeploy.forecast import PROCESS_BYTES, Fact, Forecast, forecast_of
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.staging import place_for_workers
 from raydeploy.streams import run_shards
 from raydeploy.versions import versions
 from xmatch.data import files
@@ -170,9 +171,10 @@ def embed_photos(
     listing = files.join(config.output, "images.parquet")
     files.write_parquet(listing, image_listing(gallery.image_ids, gallery.image_paths))
     shards = plan_listing_shards(listing, images_per_shard=512)
-    step = EmbedImages(model, batch_size=config.batch_size, threads=config.threads)
     identity = {"model": checkpoints.model_hash(model), "images": files.sha256(listing)}
     ledger = Ledger(files.join(folder, "images"), identity)
+    place = place_for_workers(model, "model", config.output)
+    step = EmbedImages(place, batch_size=config.batch_size, threads=config.threads)
     with connect(config.ray), run.progress(len(gallery.image_ids), "images") as progress:
         for report in run_shards(shards, read_listing, step, ledger, suffix="arrow", ray=config.ray):
             progress.advance(report.counts["images"])

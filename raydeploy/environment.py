@@ -18,7 +18,7 @@ QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""No usage reports, one voice, quick notice of a lost worker, and workers that read relative paths as the driver does."""
+"""No usage reports, one voice, quick notice of a lost worker, workers in the folder of the job (for relative paths)."""
 
 
 def is_submitted() -> bool:

@@ -59,9 +59,13 @@ def image_tower_for_workers(tower: ImageTowerConfig, output: str) -> ImageTowerC
     is_loaded = tower.weights == "pretrained"
     if tower.kind not in ("timm", "clip") or (tower.kind == "timm" and not is_loaded):
         return tower
-    name = hub_name(tower.name) if tower.kind == "timm" and not os.path.isdir(tower.name) else tower.name
+    name = tower.name
+    if tower.kind == "timm" and not os.path.isdir(name):
+        name = hub_name(name)
+        if not name or not os.path.exists(os.path.join(local_folder(name, "model"), "config.json")):
+            return tower  # its weights come from elsewhere, or timm's own cache has them without the rest
     kind: Kind = "model" if is_loaded else "tokenizer"  # else its configuration alone
-    return replace(tower, name=place_for_workers(name, kind, output)) if name else tower
+    return replace(tower, name=place_for_workers(name, kind, output))
 
 
 def text_tower_for_workers(tower: TextTowerConfig, output: str) -> TextTowerConfig:

@@ -112,3 +112,11 @@ def test_towers_of_the_hub_are_staged_and_give_the_same_features(tmp_path: Path,
     assert staging.text_tower_for_workers(scratch, output) is scratch
     unweighted = replace(image, weights="none")
     assert staging.image_tower_for_workers(unweighted, output) is unweighted
+
+
+def test_weights_that_timm_itself_has_cached_are_left_to_it(tmp_path: Path, hub_name: str) -> None:
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "model.safetensors").write_bytes(b"")
+    fill_hub_cache(tmp_path / "home", "timm/test_resnet.r160_in1k", str(tmp_path / "timm"))
+    tower = ImageTowerConfig(name="test_resnet.r160_in1k")
+    assert staging.image_tower_for_workers(tower, str(tmp_path / "run")) is tower
