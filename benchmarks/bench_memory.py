@@ -4,8 +4,9 @@
 
 Tokenizes and vokenizes corpora of 1, 10 and 100 times the lines, each job a program of its own on the smallest object
 store that Ray has, and takes the largest resident set of the driver, of the actors that compute and of the tasks that
-read, and what of it was their own rather than pages of libraries and of the object store. Beside it, the same number of lines in ever more shards: what one more shard costs the driver. Writes a PNG, the
-figures as JSON beside it, and prints them as a table.
+read, and what of it was their own rather than pages of libraries and of the object store. Beside it, the same number
+of lines in ever more shards: what one more shard costs the driver. Writes a PNG, the figures as JSON beside it, and
+prints them as a table.
 """
 
 from __future__ import annotations
