@@ -95,17 +95,19 @@ def measure(folder: Path, lines: int, lines_per_shard: int, *, has_vokens: bool 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:
     """Peaks by lines, a panel for each job."""
-    figure = Figure(figsize=(9, 3.5), dpi=120, layout="constrained")
-    for axes, job in zip(figure.subplots(1, 2, sharey=True), ("tokenize_corpus", "vokenize_corpus"), strict=True):
+    jobs = ("tokenize_corpus", "vokenize_corpus")
+    top = max(row[job][name] for row in rows for job in jobs for name in PROCESSES) / 1e6
+    figure = Figure(figsize=(9, 4), dpi=120, layout="constrained")
+    for axes, job in zip(figure.subplots(1, 2), jobs, strict=True):
         for name in PROCESSES:
             lines = [row["lines"] for row in rows]
             [drawn] = axes.plot(lines, [row[job][name] / 1e6 for row in rows], marker="o", label=name)
             own = [row[job][f"{name}_own"] / 1e6 for row in rows]
             axes.plot(lines, own, marker="o", linestyle="--", color=drawn.get_color(), label=f"{name}, own")
-        axes.set(title=job, xlabel="lines", xscale="log", ylim=(0, None))
+        axes.set(title=job, xlabel="lines", xscale="log", ylim=(0, 1.1 * top))
         axes.grid(alpha=0.3)
-        axes.legend()
     figure.supylabel("largest resident set, MB")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(PROCESSES))
     figure.savefig(path)
 
 

@@ -126,7 +126,10 @@ def read_dataset(path: str, name: str) -> npt.NDArray[np.int32]:
         with h5py.File(path, "r") as store:
             if name not in store or store[name].ndim != 1:
                 raise InputError(f"{path!r} has no one-dimensional dataset {name!r}; it holds {sorted(store)}.")
-            return _as_int32(store[name], path, name)
+            found = store[name]
+            if found.external or found.is_virtual or found.file.filename != store.filename:
+                raise InputError(f"{path!r}: dataset {name!r} lies in another file; expected one that holds its data.")
+            return _as_int32(found, path, name)
     except OSError as error:
         raise InputError(f"{path!r} is not a whole HDF5 file ({error}); make it again.") from error
 
