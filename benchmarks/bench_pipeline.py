@@ -47,7 +47,7 @@ from xmatch.search import build_searcher
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL = str(EXAMPLES / "matcher")
-LINES, LINES_PER_SHARD = 20_480, 2048
+LINES, LINES_PER_SHARD = 8_192, 1024
 TEXT_LINES, TEXT_LINES_PER_SHARD = 400_000, 16_384
 IMAGES, IMAGES_PER_SHARD = 2_064, 86
 KEYS, BATCH, TOKENS_PER_BATCH = 50_000, 32, 4096
