@@ -28,7 +28,8 @@ from xmatch.embedding import EmbedImages
 from xmatch.errors import InputError
 from xmatch.evaluation.benchmarks import benchmark_of, size_warning
 from xmatch.evaluation.comparison import comparison_text
-from xmatch.evaluation.gallery import GalleryConfig, gallery_sha256, read_gallery
+from xmatch.evaluation.evaluated import embedding_places
+from xmatch.evaluation.gallery import GalleryConfig, read_gallery
 from xmatch.evaluation.measures import ConfidenceConfig, Request
 from xmatch.evaluation.members import LINE_ID, EmbeddingsConfig, Member, embeddings_member, places, similarity_member
 from xmatch.evaluation.provenance import (
@@ -160,10 +161,8 @@ def forecast_photos(config: EvalRetrievalConfig, gallery: CaptionSet) -> Forecas
     return found if isinstance(found, str) else found.times(len(models))
 
 
-def embed_photos(
-    config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet, folder: str, fact: Fact
-) -> str:
-    """Embed the split's photographs in actors, resumably; the bank's folder.
+def embed_photos(config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet, bank: str, fact: Fact) -> str:
+    """Embed the split's photographs in actors, resumably, into the folder `bank`; that folder.
 
     Raises:
         InputError: a photograph cannot be read.
@@ -172,7 +171,7 @@ def embed_photos(
     files.write_parquet(listing, image_listing(gallery.image_ids, gallery.image_paths))
     shards = plan_listing_shards(listing, images_per_shard=512)
     identity = {"model": checkpoints.model_hash(model), "images": files.sha256(listing)}
-    ledger = Ledger(files.join(folder, "images"), identity)
+    ledger = Ledger(bank, identity)
     place = place_for_workers(model, "model", config.output)
     step = EmbedImages(place, batch_size=config.batch_size, threads=config.threads)
     with connect(config.ray), run.progress(len(gallery.image_ids), "images") as progress:
@@ -208,12 +207,12 @@ def embed_regions(config: EvalRetrievalConfig, model: str) -> npt.NDArray[np.flo
 def model_member(config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet, fact: Fact) -> Member:
     """A saved model's scores; its embeddings stay in <output>/embeddings, to be measured again without it."""
     digest = checkpoints.model_hash(model)
-    folder = files.join(config.output, "embeddings", digest[:12])
+    kept = embedding_places(config.output, digest, gallery)
     if reads_photos(model):
-        images = _float32(embed_photos(config, run, model, gallery, folder, fact))
+        images = _float32(embed_photos(config, run, model, gallery, kept.images, fact))
     else:
         images = embed_regions(config, model)
-    bank = files.join(folder, f"texts-{gallery_sha256(gallery)[:12]}.arrow")
+    bank = kept.texts
     if not files.exists(bank):
         texts = DualEncoder.from_pretrained(model).encode_texts(gallery.captions)
         is_unique = len(set(gallery.caption_ids)) == len(texts)

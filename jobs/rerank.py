@@ -16,6 +16,7 @@ from alignment.rerank.figures import Stage, losses, stage_figures, table_text
 from alignment.rerank.inputs import (
     EntitiesConfig,
     PredictionsConfig,
+    banks_of,
     entity_counts,
     one_bank,
     read_box_map,
@@ -29,6 +30,7 @@ from alignment.rerank.results import (
     FIGURES_FILE,
     PAGE_FILE,
     explained_sections,
+    plain_figures,
     stage_values,
     write_lists,
     write_page,
@@ -75,6 +77,8 @@ class RerankConfig:
     """The captioned split, which says what belongs together; its images are needed for the page alone."""
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     """Vectors of its images and captions: banks of jobs/embed.py, or .npy in the order of the split."""
+    evaluation: str = ""
+    """Output of jobs/eval_retrieval.py of one model on this split, instead: the embeddings that it keeps are used."""
     entities: EntitiesConfig = field(default_factory=EntitiesConfig)
     """The captions' entities; without their vectors, EGR is off."""
     predictions: PredictionsConfig = field(default_factory=PredictionsConfig)
@@ -106,7 +110,7 @@ class RerankConfig:
         """One source of lists; tuning keeps away from test data."""
         if not self.data.captions:
             raise InputError("give data.captions, the captioned split that was embedded.")
-        require_one_source(self.embeddings, self.predictions)
+        require_one_source(self.embeddings, self.evaluation, self.predictions)
         if min(self.top_k, self.threads, self.shown) < 1 or self.page < 0:
             raise InputError(
                 f"top_k, threads and shown must be at least 1 and page 0 or more, got {self.top_k}, {self.threads}, "
@@ -150,7 +154,8 @@ def plan(config: RerankConfig) -> Plan:
     gallery = read_gallery(config.data, needs_images=False)
     tuned = open_tuned(config, gallery)
     settings = settings_of(config, tuned)
-    for place in [*one_bank(config.embeddings), *config.entities.vector_places.values()]:
+    banks = banks_of(config.embeddings, config.evaluation, gallery)
+    for place in [*one_bank(banks), *config.entities.vector_places.values()]:
         if place and not files.exists(place):
             raise InputError(f"{place!r} does not exist; expected vectors there, as jobs/embed.py makes them.")
     depths = pool_depths(settings, config.top_k)
@@ -191,7 +196,8 @@ def body(config: RerankConfig, run: Run) -> Report:
     gallery = read_gallery(config.data, needs_images=False)
     tuned = open_tuned(config, gallery)
     settings = settings_of(config, tuned)
-    read = read_inputs(config.embeddings, config.predictions, config.entities, settings, gallery)
+    banks = banks_of(config.embeddings, config.evaluation, gallery)
+    read = read_inputs(banks, config.predictions, config.entities, settings, gallery)
     pools = read.lists
     if pools is None:
         assert read.vectors is not None, "either lists or vectors were read"
@@ -229,7 +235,7 @@ def measured(
     """Lists, page and figures of what was re-ranked."""
     figures = stage_figures(stages, gallery.caption_image, len(gallery.image_ids), config.confidence)
     warnings = [line for name in (GUIDED, BIDIRECTIONAL) for line in losses(figures, name)]
-    record |= {"stages": stage_values(figures), "warnings": warnings}
+    record |= {"figures": plain_figures(figures), "stages": stage_values(figures), "warnings": warnings}
     title = f"Re-ranking of {config.data.captions.rsplit('/', 1)[-1]}, split {config.data.split}"
     rows = write_lists(config.output, stages, gallery, config.top_k, in_original_form=config.original_files)
     if config.page:

@@ -14,6 +14,7 @@ from alignment.rerank.settings import RerankSettings
 from xmatch.data import files
 from xmatch.data.captions import CaptionSet
 from xmatch.errors import InputError
+from xmatch.evaluation.evaluated import evaluated_embeddings
 from xmatch.evaluation.members import EmbeddingsConfig, embeddings_member, place_sha256, places
 
 SIDES: dict[Way, str] = {"t2i": "text_predictions", "i2t": "image_predictions"}
@@ -88,14 +89,28 @@ def one_bank(config: EmbeddingsConfig) -> tuple[str, str]:
     return (images[0], texts[0]) if images else ("", "")
 
 
-def require_one_source(embeddings: EmbeddingsConfig, predictions: PredictionsConfig) -> None:
-    """Check that either vectors or lists are given.
+def require_one_source(embeddings: EmbeddingsConfig, evaluation: str, predictions: PredictionsConfig) -> None:
+    """Check that either vectors, or an evaluation that has them, or lists are given.
 
     Raises:
-        InputError: neither, or both.
+        InputError: none of them, or several.
     """
-    if bool(one_bank(embeddings)[0]) == bool(predictions.texts):
-        raise InputError("give either embeddings.images and embeddings.texts, or predictions.texts and .images.")
+    if sum(map(bool, (one_bank(embeddings)[0], evaluation, predictions.texts))) != 1:
+        raise InputError(
+            "give one of three: an evaluation; embeddings.images and embeddings.texts; predictions.texts and .images."
+        )
+
+
+def banks_of(embeddings: EmbeddingsConfig, evaluation: str, gallery: CaptionSet) -> EmbeddingsConfig:
+    """The embeddings given, or those that an evaluation left.
+
+    Raises:
+        InputError: the evaluation has none of this split.
+    """
+    if not evaluation:
+        return embeddings
+    found = evaluated_embeddings(evaluation, gallery)
+    return EmbeddingsConfig(images=[found.images], texts=[found.texts])
 
 
 def read_inputs(

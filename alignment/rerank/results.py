@@ -53,6 +53,11 @@ def write_lists(
     return written
 
 
+def plain_figures(figures: Sequence[StageFigures]) -> dict[str, dict[str, float]]:
+    """Figures in per cent by stage, in small letters, and name."""
+    return {stage.name.lower(): {name: one.value for name, one in stage.values.items()} for stage in figures}
+
+
 def stage_values(figures: Sequence[StageFigures]) -> list[dict[str, Any]]:
     """Figures of every stage as plain values for JSON."""
     return [

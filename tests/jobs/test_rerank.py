@@ -218,7 +218,7 @@ def test_a_loss_is_told(world: Path, tmp_path: Path, capsys) -> None:
     ("more", "message"),
     [
         (["--predictions.texts", "a"], "both: each direction needs the other"),
-        (["--predictions.texts", "a", "--predictions.images", "b"], "give either embeddings.images"),
+        (["--predictions.texts", "a", "--predictions.images", "b"], "give one of three: an evaluation"),
         (["--embeddings.images", "/no/such.arrow"], "'/no/such.arrow' does not exist"),
         (["--entities.prompts", "x"], "give entities.prompts and entities.masks, both"),
         (["--rerank.t2i.egr.mask_weight", "2"], "mask_weight and prompt_weight between 0 and 1"),
