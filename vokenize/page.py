@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from xmatch.pages.cards import Card, Match, Page, Photo, Section, Tally, Token, thumbnail
+from xmatch.pages.cards import Card, Match, Page, Photo, Section, Tally, Token
+from xmatch.pages.photos import thumbnail
 
 LEAST_SHOWN, MOST_USED = 12, 24
 
@@ -117,7 +118,8 @@ def build_page(
 
 def _photo(number: int, uri: str, name: str, credits: Mapping[str, tuple[str, str]]) -> Photo:
     credit, link = credits.get(uri.rsplit("/", 1)[-1], ("", ""))
-    return Photo(number, name, thumbnail(uri), credit, link)
+    shown = thumbnail(uri)
+    return Photo(number, name, shown.data_uri if shown else "data:,", credit, link)
 
 
 def _card(line: Line, place: Mapping[int, int]) -> Card:

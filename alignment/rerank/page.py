@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,20 +10,13 @@ from alignment.rerank.candidates import Way
 from alignment.rerank.entity_slots import EntitySlots
 from alignment.rerank.explanation import Explained, Moved, phrases_of
 from xmatch.data.captions import CaptionSet
-from xmatch.data.decode import UnreadableImage, decode_rgb
-from xmatch.pages.cards import THUMBNAIL_SIDE, Photo
+from xmatch.pages.cards import Photo
+from xmatch.pages.photos import PhotoBook
 from xmatch.pages.render import render_template
 from xmatch.pages.worst_queries import Item
 
 COLOURS = 8
 """Colours of entities on the page; more entities take them again."""
-
-
-@dataclass(frozen=True)
-class WholePhoto(Photo):
-    """A photo that is shown whole; `aspect` is its width over its height."""
-
-    aspect: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,38 +93,7 @@ class RerankPage:
     lead: str
     figures: Sequence[tuple[str, str]]
     sections: Sequence[QuerySection]
-    photos: Sequence[WholePhoto]
-
-
-class WholePhotos:
-    """Photos of a page, each read once, when it is first asked for, and never cut: boxes are parts of the whole."""
-
-    def __init__(self, names: Sequence[str], paths: Sequence[str]) -> None:
-        self._names, self._paths = names, paths
-        self._numbers: dict[int, int | None] = {}
-        self.photos: list[WholePhoto] = []
-
-    def number(self, row: int) -> int | None:
-        """The photo of an image, by its number on the page; None where it cannot be shown."""
-        if row not in self._numbers:
-            found = whole_thumbnail(self._paths[row]) if self._paths[row] else None
-            self._numbers[row] = None if found is None else len(self.photos)
-            if found is not None:
-                self.photos.append(WholePhoto(len(self.photos), self._names[row], found[0], aspect=found[1]))
-        return self._numbers[row]
-
-
-def whole_thumbnail(path: str, side: int = THUMBNAIL_SIDE) -> tuple[str, float] | None:
-    """A WebP of a whole photo as a data URI, its longer side at most `side`, and its aspect; None if unreadable."""
-    try:
-        image = decode_rgb(path)
-    except UnreadableImage:
-        return None
-    aspect = image.width / image.height
-    image.thumbnail((side, side))
-    sink = io.BytesIO()
-    image.save(sink, "WEBP", quality=68, method=4)
-    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode(), aspect
+    photos: Sequence[Photo]
 
 
 class PageMaker:
@@ -155,7 +115,7 @@ class PageMaker:
     ) -> None:
         self._captions, self._phrases, self._boxes = captions, phrases, boxes
         self._slots = slots
-        self.book = WholePhotos(captions.image_ids, captions.image_paths)
+        self.book = PhotoBook(captions.image_ids, captions.image_paths, crop="none")
 
     def query(self, explained: Explained) -> QueryCard:
         """One query with its candidates."""

@@ -14,7 +14,8 @@ from xmatch.evaluation.eccv import ranked_lists
 from xmatch.evaluation.measures import Part
 from xmatch.evaluation.ranks import Counted, scores_at
 from xmatch.evaluation.similarities import PartSimilarities, Similarities
-from xmatch.pages.worst_queries import Direction, Failure, Item, PhotoBook, WorstPage
+from xmatch.pages.photos import PhotoBook
+from xmatch.pages.worst_queries import Direction, Failure, Item, WorstPage
 
 Way = Literal["i2t", "t2i"]
 DIRECTIONS: dict[Way, tuple[str, str]] = {

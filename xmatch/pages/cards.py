@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from xmatch.data.decode import decode_rgb
-from xmatch.errors import InputError
-
-THUMBNAIL_SIDE = 240
-"""Pixels on a side of a thumbnail."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One image of a page; `row` names it within the page."""
+    """One image of a page; `row` names it within the page, `aspect` is its width over its height."""
 
     row: int
     name: str
     data_uri: str
     credit: str = ""
     link: str = ""
+    aspect: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,17 +71,3 @@ class Page:
     sections: Sequence[Section]
     photos: Sequence[Photo]
     tallies: Sequence[Tally] = field(default_factory=tuple)
-
-
-def thumbnail(source: str | bytes, side: int = THUMBNAIL_SIDE) -> str:
-    """A square WebP thumbnail as a data URI; an image that cannot be read becomes an empty one."""
-    try:
-        image = decode_rgb(source)
-    except InputError:
-        return "data:,"
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    image = image.crop((left, top, left + short, top + short)).resize((side, side))
-    sink = io.BytesIO()
-    image.save(sink, "WEBP", quality=68, method=4)
-    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from xmatch.pages.cards import Card, Match, Page, Section, Token
-from xmatch.pages.worst_queries import PhotoBook
+from xmatch.pages.photos import PhotoBook
 
 MOST_PHOTOS = 6
 """Photos of one cluster."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xmatch.pages.cards import Photo, thumbnail
+from xmatch.pages.cards import Photo
 from xmatch.pages.render import render_template
 
 
@@ -57,25 +57,6 @@ class WorstPage:
     figures: Sequence[tuple[str, str]]
     directions: Sequence[Direction]
     photos: Sequence[Photo]
-
-
-class PhotoBook:
-    """Photos of a page, each read once, when it is first asked for."""
-
-    def __init__(self, names: Sequence[str], paths: Sequence[str]) -> None:
-        self._names, self._paths = names, paths
-        self._numbers: dict[int, int | None] = {}
-        self.photos: list[Photo] = []
-
-    def number(self, row: int) -> int | None:
-        """The photo of an image, by its number on the page; None where it cannot be shown."""
-        if row not in self._numbers:
-            shown = thumbnail(self._paths[row]) if self._paths[row] else ""
-            is_readable = len(shown) > len("data:,")
-            self._numbers[row] = len(self.photos) if is_readable else None
-            if is_readable:
-                self.photos.append(Photo(len(self.photos), self._names[row], shown))
-        return self._numbers[row]
 
 
 def render_worst(page: WorstPage) -> str:

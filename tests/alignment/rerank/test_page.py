@@ -17,7 +17,7 @@ from alignment.entities.entity_tables import Box
 from alignment.rerank.entity_guided import entity_evidence, guided_lists
 from alignment.rerank.explanation import changed_queries, entity_shares, explain
 from alignment.rerank.figures import list_ranks
-from alignment.rerank.page import PageMaker, WholePhotos, render_rerank, rerank_page, whole_thumbnail
+from alignment.rerank.page import PageMaker, render_rerank, rerank_page
 from alignment.rerank.pipeline import Vectors, evidence_of, pool_depths, pools_of, rerank
 from alignment.rerank.settings import RerankSettings
 from xmatch.data.captions import CaptionSet
@@ -126,12 +126,3 @@ def test_lists_alone_make_a_page_too(tmp_path: Path) -> None:
     gallery = CaptionSet([*"abcdef"], [""] * 6, ["text"] * 12, [f"c{row}" for row in range(12)], OWNER)
     html = render_rerank(rerank_page([("Lists", [found])], PageMaker(gallery, None, [], {}), title="t", figures=[]))
     assert "Entities: place" not in html and "c0" in html
-
-
-def test_photos_are_whole_and_read_once(tmp_path: Path) -> None:
-    folder = make_images(tmp_path, 2)
-    uri, aspect = whole_thumbnail(f"{folder}/a.jpg")
-    assert uri.startswith("data:image/webp;base64,") and aspect == pytest.approx(48 / 40)
-    book = WholePhotos(["a", "b", "c"], [f"{folder}/a.jpg", f"{folder}/gone.jpg", ""])
-    assert [book.number(row) for row in (0, 1, 2, 0)] == [0, None, None, 0]
-    assert [photo.aspect for photo in book.photos] == [pytest.approx(1.2)]

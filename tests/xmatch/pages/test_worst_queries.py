@@ -4,7 +4,8 @@ from pathlib import Path
 
 from small_models import make_images
 
-from xmatch.pages.worst_queries import Direction, Failure, Item, PhotoBook, WorstPage, render_worst
+from xmatch.pages.photos import PhotoBook
+from xmatch.pages.worst_queries import Direction, Failure, Item, WorstPage, render_worst
 
 
 def page(photos=()) -> WorstPage:
