@@ -106,7 +106,7 @@ def requests_of(job: Mapping[str, Any], config: PreflightConfig) -> list[Request
         return []
     if "trainer" in job:
         trainer = _section(job, "trainer")
-        name, count = "training workers", trainer.get("workers", 1)
+        name, count = "training workers", trainer.get("min_workers") or trainer.get("workers", 1)
         cpus, gpus = trainer.get("cpus_per_worker", 1), 1 if trainer.get("use_gpu") else 0
     else:
         ray = _section(job, "ray")

@@ -286,7 +286,8 @@ def check_model(subject: Subject) -> tuple[Verdict, str]:
     if not subject.model:
         return "not checked", "give --model"
     weights = weight_counts(subject.model).total
-    return "ok", f"{subject.model}: {weights:,} weights, hash {model_hash(subject.model)[:12]}{_reach(subject.model)}"
+    copied = "" if files.is_uri(subject.model) else "; workers get a copy of it below the output"
+    return "ok", f"{subject.model}: {weights:,} weights, hash {model_hash(subject.model)[:12]}{copied}"
 
 
 def check_keys(subject: Subject) -> tuple[Verdict, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import ray.data as ray_data
@@ -49,6 +50,14 @@ class ReadShards:
             yield table.append_column(ROWS_COLUMN, counts)
 
 
+class ShardWork(NamedTuple):
+    """What an actor does with each shard: the step, and where its output goes in which format."""
+
+    step: Step
+    output: str
+    suffix: Suffix
+
+
 def run_shards(
     shards: Sequence[Shard],
     reader: Reader,
@@ -80,35 +89,7 @@ def run_shards(
     files.write_json(files.join(ledger.output, "run", "shards.json"), {"shards": len(shards), "left": len(remaining)})
     if not remaining:
         return
-    context = ray_data.DataContext.get_current()
-    context.target_max_block_size = None
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # else the cause of a failure does not reach the driver
-    rows = ray_data.from_items([shard._asdict() for shard in remaining], override_num_blocks=len(remaining))
-    blocks = rows.map_batches(
-        ReadShards(reader),
-        batch_size=1,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ray_data.TaskPoolStrategy(size=min(READERS_PER_ACTOR * ray.actors, len(remaining))),
-        num_cpus=0,  # reading waits more than it computes, and must start even where actors hold every core
-    )
-    reports = blocks.map_batches_internal(  # map_batches itself refuses whole blocks for workers with GPUs
-        ShardActor,
-        fn_constructor_args=(step, ledger.output, suffix, ray.faults),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ray_data.ActorPoolStrategy(
-            size=min(ray.actors, len(remaining)),
-            max_tasks_in_flight_per_actor=SHARDS_IN_ACTOR,
-            enable_true_multi_threading=True,
-        ),
-        max_concurrency=SHARDS_IN_ACTOR,
-        num_cpus=ray.cpus_per_actor,
-        num_gpus=ray.gpus_per_actor or None,
-        runtime_env=OFFLINE,
-    )
+    reports = reports_of(remaining, reader, ShardWork(step, ledger.output, suffix), ray)
     try:
         for row in reports.iter_rows():
             yield ShardReport(**json.loads(row["report"]))
@@ -117,6 +98,39 @@ def run_shards(
         if ours is None:
             raise
         raise InputError(str(ours)) from error
+
+
+def reports_of(shards: Sequence[Shard], reader: Reader, work: ShardWork, ray: RayConfig) -> ray_data.Dataset:
+    """The plan of a run, not begun: shards read in tasks, worked on in actors; a row for each report."""
+    context = ray_data.DataContext.get_current()
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else the cause of a failure does not reach the driver
+    rows = ray_data.from_items([shard._asdict() for shard in shards], override_num_blocks=len(shards))
+    blocks = rows.map_batches(
+        ReadShards(reader),
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray_data.TaskPoolStrategy(size=min(READERS_PER_ACTOR * ray.actors, len(shards))),
+        num_cpus=0,  # reading waits more than it computes, and must start even where actors hold every core
+    )
+    return blocks.map_batches_internal(  # map_batches itself refuses whole blocks for workers with GPUs
+        ShardActor,
+        fn_constructor_args=(*work, ray.faults),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray_data.ActorPoolStrategy(
+            size=min(ray.actors, len(shards)),
+            max_tasks_in_flight_per_actor=SHARDS_IN_ACTOR,
+            enable_true_multi_threading=True,
+        ),
+        max_concurrency=SHARDS_IN_ACTOR,
+        num_cpus=ray.cpus_per_actor,
+        num_gpus=ray.gpus_per_actor or None,
+        runtime_env=OFFLINE,
+    )
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

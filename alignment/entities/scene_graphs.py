@@ -106,9 +106,7 @@ def _relations(tokens: Sequence[Token], objects: Sequence[_Object]) -> Iterator[
         if between.verb and not between.is_joined:
             subject = clause if between.is_finite and not has_finite else head
         has_finite = has_finite or between.is_finite
-        yield from ((one.name, word) for one in groups[subject] for word in between.adjectives)
-        if between.verb and not between.is_passive and (is_last or between.is_clause or not between.has_object):
-            yield from ((one.name, between.verb) for one in groups[subject])
+        yield from ((one.name, word) for one in groups[subject] for word in _said_of(between, is_last))
         if is_last:
             return
         source, relation = _relation(between, group, groups[head], groups[subject])
@@ -118,6 +116,13 @@ def _relations(tokens: Sequence[Token], objects: Sequence[_Object]) -> Iterator[
         if between.is_clause or (between.is_joined and not between.verb):
             clause = subject = head
             has_finite = False
+
+
+def _said_of(between: _Between, is_last: bool) -> Iterator[str]:
+    """What is said of a subject alone: adjectives, and a verb without an object."""
+    yield from between.adjectives
+    if between.verb and not between.is_passive and (is_last or between.is_clause or not between.has_object):
+        yield between.verb
 
 
 def _relation(
@@ -157,13 +162,13 @@ def _between(tokens: Sequence[Token]) -> _Between:
     main = [at for at in verbs if tokens[at].lemma not in AUXILIARIES]
     after = tokens[verbs[-1] + 1 :] if verbs else tokens
     links = [token for token in after if token.tag in LINKS or token.lemma in PLACES]
-    has_be = any(tokens[at].lemma == "be" for at in verbs)
+    is_state = not main and any(tokens[at].lemma == "be" for at in verbs)
     return _Between(
         verb=tokens[main[-1]].lemma if main else "",
         is_passive=bool(main) and tokens[main[-1]].tag == "VBN",
         is_finite=any(tokens[at].tag in FINITE for at in verbs),
         prepositions=" ".join(token.text.lower() for token in links),
-        adjectives=tuple(token.lemma for token in tokens if token.tag in ADJECTIVES) if has_be and not main else (),
+        adjectives=tuple(token.lemma for token in tokens if is_state and token.tag in ADJECTIVES),
         is_joined=is_joined,
         is_clause=bool(starts),
         has_object=all(token in links or token.tag in ("RB", "DT") for token in after),

@@ -81,6 +81,8 @@ def test_requests_are_read_from_the_settings_of_every_kind_of_job(tmp_path: Path
     wide = ["--trainer.workers", "4", "--trainer.use_gpu", "true", "--trainer.cpus_per_worker", "6"]
     training = settings(train_xmatch, capsys, *splits, *wide, "--output", "o")
     assert requests_of(training, none) == [Request("training workers", 4, {"CPU": 6.0, "GPU": 1.0})]
+    elastic = settings(train_xmatch, capsys, *splits, *wide, "--trainer.min_workers", "2", "--output", "o")
+    assert requests_of(elastic, none) == [Request("training workers", 2, {"CPU": 6.0, "GPU": 1.0})]  # enough to start
     places = ["--tokens", "t", "--keys", "k", "--model", "m", "--output", "o", "--vokenize.threads", "4"]
     plain = settings(vokenize_corpus, capsys, *places)
     assert requests_of(plain, none) == [Request("workers", 1, {"CPU": 1.0})]
