@@ -18,7 +18,7 @@ $(VENV)/.python:
 
 $(VENV)/.demo: $(VENV)/.python setup.cfg setup.py pyproject.toml constraints.txt $(wildcard native/*)
 	@echo "Installing into $(VENV): about 2.5 GB to download, 6 GB on disk (the index has torch for Linux with CUDA only). This takes minutes."
-	@$(PIP) -e ".[cpu]"
+	@$(PIP) -e ".[cpu,entities]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
