@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import raydeploy.streams  # noqa: F401 - makes Ray Data register its column types, as every job does
 from jobs import embed
 from raydeploy import connect
+from vokenize.original_tokens import read_dataset
 from vokenize.tokens import plan_token_shards, read_token_shard
 from xmatch.data import files, packed_images
 from xmatch.data.captions import CaptionSet, read_captions
@@ -345,6 +346,27 @@ def test_an_hdf5_of_objects_or_of_other_files_is_refused(tmp_path: Path, trap: P
         with pytest.raises(InputError, match=r"s\.hdf5'"):
             open_key_bank(str(tmp_path / "s.hdf5"))
         assert not trap.exists(), kind
+
+
+def test_tokens_that_lie_in_another_file_are_refused(tmp_path: Path) -> None:
+    secret, path = tmp_path / "secret.bin", str(tmp_path / "t.hdf5")
+    secret.write_bytes(struct.pack("<2i", 1, 2))
+    with h5py.File(tmp_path / "other.hdf5", "w") as store:
+        store["tokens"] = np.ones(2, np.int32)
+    layout = h5py.VirtualLayout((2,), np.int32)
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.hdf5"), "tokens", (2,))
+    for write in (
+        lambda s: s.create_dataset("tokens", (2,), np.int32, external=[(str(secret), 0, 8)]),
+        lambda s: s.create_virtual_dataset("tokens", layout),
+        lambda s: s.__setitem__("tokens", h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/tokens")),
+    ):
+        with h5py.File(path, "w") as store:
+            write(store)
+        with pytest.raises(InputError, match="lies in another file"):
+            read_dataset(path, "tokens")
+    with h5py.File(path, "w") as store:
+        store["tokens"] = np.array([1, 2], np.int32)
+    assert read_dataset(path, "tokens").tolist() == [1, 2]
 
 
 def test_saved_arrays_and_weights_of_pickles_are_refused(tmp_path: Path, trap: Path) -> None:
