@@ -30,12 +30,14 @@ from raydeploy.streams import find_input_error
 from xmatch.data import files
 from xmatch.data.epoch_order import epoch_indices
 from xmatch.errors import InputError
-from xmatch.training.optim import OptimConfig, build_optimizer, drop_frozen_gradients, keep_within, set_rates
+from xmatch.training.optim import OptimConfig, build_optimizer, clip_gradients, keep_within, set_rates
 from xmatch.training.recipe import Recipe, Rows, SampleKey
 from xmatch.training.step import StepConfig, Stepper
 from xmatch.training.watch import check_progress
 
 RUN_NAME = "checkpoints"
+LOW_MEMORY = "running low on memory"
+"""In the text of Ray's error when it has killed workers to save their node; its type depends on which it killed."""
 VALID = "valid_row"
 """Name, in a batch, of the (b,) bool tensor that is false for rows that only fill a worker's share up."""
 SAMPLES = "sample_number"
@@ -200,7 +202,7 @@ def fit(
         ),
     )
     with _following(files.join(output, METRICS_FILE), on_epoch):
-        _raise_ours(trainer.fit)
+        raise_ours(trainer.fit)
     history = read_history(output)
     best = max((row for row in history if config.select_by in row), key=lambda r: (r[config.select_by], -r["epoch"]))
     return TrainResult(
@@ -222,16 +224,25 @@ def _lines(path: str) -> list[str]:
     return files.read_text(path).split("\n")[:-1] if files.exists(path) else []
 
 
-def _raise_ours(fit_once: Callable[[], Any]) -> None:
-    """Run Ray's fit; an InputError that a worker raised comes home as one."""
+def raise_ours(fit_once: Callable[[], Any]) -> None:
+    """Run Ray's fit; an InputError that a worker raised comes home as one, and a want of memory is told as such."""
     try:
         fit_once()
     except Exception as error:
-        failures = getattr(error, "worker_failures", None) or {}
-        for failure in (error, *failures.values()):
+        workers = (getattr(error, "worker_failures", None) or {}).values()
+        failures = [error, *workers, getattr(error, "controller_failure", None)]
+        for failure in failures:
             ours = find_input_error(failure)
             if ours is not None:
                 raise InputError(str(ours)) from error
+        killed = next((one for one in failures if one is not None and LOW_MEMORY in str(one)), None)
+        if killed is not None:
+            said = next(line for line in str(killed).splitlines() if LOW_MEMORY in line)
+            raise InputError(
+                f"{said}. Whatever ran beside the workers counts too. Run the same command again to go on from the last "
+                "checkpoint, with more memory free, or take smaller steps: trainer.batch_size, trainer.cached_rows, "
+                "trainer.gradient_checkpointing."
+            ) from error
         raise
 
 
@@ -344,8 +355,7 @@ def _step(loop: _Loop, batch: Rows) -> None:
     loss = float(outcome.loss)
     loop.stepper.watch(loss, outcome, position.step)
     scaler.unscale_(loop.optimizer)
-    drop_frozen_gradients(loop.optimizer, position.epoch)
-    nn.utils.clip_grad_norm_([p for p in loop.model.parameters() if p.grad is not None], optim.clip_norm)
+    clip_gradients(loop.model, loop.optimizer, optim, position.epoch)
     scaler.step(loop.optimizer)
     scaler.update()
     keep_within(loop.model, optim.limits)
