@@ -240,8 +240,8 @@ def raise_ours(fit_once: Callable[[], Any]) -> None:
             said = next(line for line in str(killed).splitlines() if LOW_MEMORY in line)
             raise InputError(
                 f"{said}. Whatever ran beside the workers counts too. Run the same command again to go on from the "
-                "last checkpoint, with more memory free, or take smaller steps: trainer.batch_size, trainer.cached_rows, "
-                "trainer.gradient_checkpointing."
+                "last checkpoint, with more memory free, or make steps smaller: trainer.batch_size, "
+                "trainer.cached_rows, trainer.gradient_checkpointing."
             ) from error
         raise
 
