@@ -10,6 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from alignment.mvptr.files import MvptrFiles, convert_mvptr
 from alignment.original_files.kinds import AgreeConfig, convert_agree
 from raydeploy.connect import RayConfig
 from raydeploy.run import Plan, Report, Run, run_job
@@ -51,6 +52,8 @@ class ConvertConfig:
         "export_model",
         "import_agree",
         "export_agree",
+        "import_mvptr",
+        "export_mvptr",
         "legacy",
     ]
     """What to convert; `export_` writes the originals' files, `import_` reads them. `legacy`: a pickled vocabulary,
@@ -59,16 +62,19 @@ class ConvertConfig:
     """Folder for what is written."""
     input: str = ""
     """Checkpoint of an original, or folder or hub name for `clip` (import_model); our model's folder or hub name
-    (export_model); a file of AGREE (import_agree), or ours (export_agree); a pickle or an .npy that holds one
+    (export_model); a file of AGREE (import_agree), or ours (export_agree); file or folder of regions (import_mvptr), or
+    the output of extract_regions or of an import (export_mvptr); a pickle or an .npy that holds one
     (legacy)."""
     agree: AgreeConfig = field(default_factory=AgreeConfig)
     """Which file of AGREE, and what it needs (import_agree, export_agree)."""
+    mvptr: MvptrFiles = field(default_factory=MvptrFiles)
+    """Which files of regions, captions and phrases (import_mvptr, export_mvptr)."""
     kind: Kind = "vokenization"
     """Which original's checkpoint (import_model, export_model). `vokenization`, `maria`: BEST.pth. `vse_infinity`:
-    model_best.pth. `clip`: a CLIP or SigLIP of transformers. `openai_clip`: a plain state dict. `agree`:
-    epoch_N.pt."""
+    model_best.pth. `vsrn`, `camera`, `selfalign`: model_best.pth.tar (import_model alone). `clip`: a CLIP or SigLIP of
+    transformers. `openai_clip`: a plain state dict. `agree`: epoch_N.pt."""
     vocab: str = ""
-    """SCAN vocabulary JSON of a model with a BiGRU (import_model)."""
+    """SCAN vocabulary JSON of a model with a BiGRU or GRU (import_model); `legacy` makes one of VSRN's pickle."""
     image_name: str = ""
     """timm's name of the image tower of a Vokenization or Maria model; empty: the published ResNeXt (import_model)."""
     text_name: str = ""
@@ -110,6 +116,8 @@ def plan(config: ConvertConfig) -> Plan:
         "export_model": ["input"],
         "import_agree": ["input"],
         "export_agree": ["input"],
+        "import_mvptr": ["input"],
+        "export_mvptr": ["input"],
         "legacy": ["input"],
     }[config.what]
     missing = [name for name in needed if not getattr(config, name)]
@@ -219,6 +227,14 @@ def _export_agree(config: ConvertConfig) -> list[tuple[str, str]]:
     return convert_agree("export", config.input, config.output, config.agree)
 
 
+def _import_mvptr(config: ConvertConfig) -> list[tuple[str, str]]:
+    return convert_mvptr("import", config.input, config.output, config.mvptr)
+
+
+def _export_mvptr(config: ConvertConfig) -> list[tuple[str, str]]:
+    return convert_mvptr("export", config.input, config.output, config.mvptr)
+
+
 def _legacy(config: ConvertConfig) -> list[tuple[str, str]]:
     name = config.name or f"{os.path.splitext(os.path.basename(config.input))[0]}.json"
     path = files.join(config.output, name)
@@ -236,6 +252,8 @@ CONVERSIONS: dict[str, Callable[[ConvertConfig], list[tuple[str, str]]]] = {
     "export_model": _export_model,
     "import_agree": _import_agree,
     "export_agree": _export_agree,
+    "import_mvptr": _import_mvptr,
+    "export_mvptr": _export_mvptr,
     "legacy": _legacy,
 }
 

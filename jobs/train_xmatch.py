@@ -40,6 +40,7 @@ from xmatch.training.optim import OptimConfig
 from xmatch.training.recipe import Recipe
 from xmatch.training.recipes import RECIPES
 from xmatch.training.samples import CaptionsConfig, read_split, write_samples
+from xmatch.training.side_losses import SideLossConfig
 from xmatch.training.trained_model import publish_model, trained_card
 from xmatch.training.trial import try_steps
 
@@ -61,6 +62,8 @@ class TrainXmatchConfig:
     """Towers, heads, poolings and the shared space."""
     loss: LossConfig = field(default_factory=LossConfig)
     """What is minimised."""
+    side_losses: SideLossConfig = field(default_factory=SideLossConfig)
+    """Losses beside it, for recipe=dual_encoder: captions written from regions (VSRN), views that differ (CAMERA)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -140,16 +143,20 @@ def plan(config: TrainXmatchConfig) -> Plan:
         ("training", size_of(train)),
         ("validation", size_of(valid)),
         ("images", _image_source(config)),
-        (
-            "loss",
-            f"{'info_nce' if config.recipe == 'text_pairs' else config.loss.name}, {config.loss.negatives} negatives",
-        ),
+        ("loss", loss_words(config)),
         ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} {unit}"),
         ("workers", workers_of(config.trainer)),
     ]
     found = forecast_training(config, train)
     rows += [*bad_rows("training", train), *bad_rows("validation", valid)]
     return Plan(rows, found)
+
+
+def loss_words(config: TrainXmatchConfig) -> str:
+    """What is minimised, in words."""
+    name = "info_nce" if config.recipe == "text_pairs" else config.loss.name
+    sides = [f"{weight:g} {side}" for side, weight in config.side_losses.weights.items()]
+    return " + ".join([f"{name}, {config.loss.negatives} negatives", *sides])
 
 
 def read_splits(config: TrainXmatchConfig) -> tuple[CaptionSet, CaptionSet]:
@@ -265,6 +272,7 @@ def recipe_of(
         RecipeConfig(
             model=config.model,
             loss=config.loss,
+            side_losses=config.side_losses,
             augment=config.size_augment,
             groups=config.optim,
             gradient_checkpointing=config.trainer.gradient_checkpointing,

@@ -15,11 +15,17 @@ from jobs import convert
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 OURS = ("example", "recommended")
 """How the names of presets begin that no original has."""
-ALIGNMENT = "agree"
-"""How the names of those begin that jobs/train_alignment.py takes."""
-PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith((*OURS, ALIGNMENT)))
+ALIGNMENT = ("agree", "selfalign")
+"""What stands in the names of those that jobs/train_alignment.py takes."""
+PRESETS = sorted(
+    path.stem
+    for path in CONFIGS.glob("*.yaml")
+    if not path.stem.startswith(OURS) and not any(word in path.stem for word in ALIGNMENT)
+)
 DIM, REGION_WIDTH, WORDS = 8, 6, 34
 HALF = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "num_attention_heads": 2}
+HOSTS = ("vsrn", "camera")
+"""How the names of presets begin that reason over precomputed regions."""
 LETTERS = "abcdefghijkl"
 
 
@@ -33,6 +39,9 @@ def precomp(folder: Path, *, regions: bool, members: int = 4) -> Path:
             draw = np.random.default_rng(len(images))
             shape = (len(images), members, REGION_WIDTH) if members else (len(images), REGION_WIDTH)
             np.save(tree / f"{split}_ims.npy", draw.normal(size=shape).astype(np.float32))
+            corners = np.sort(draw.uniform(0, 50, size=(len(images), members or 1, 2, 2)), axis=2)
+            np.save(tree / f"{split}_boxes.npy", corners.reshape(len(images), -1, 4).astype(np.float32))
+            np.save(tree / f"{split}_img_sizes.npy", np.full((len(images), 2), 50))
         lines = [f"{CAPTIONS[(image + n) % 4]} a {LETTERS[image]}" for image in images for n in range(5)]
         (tree / f"{split}_caps.txt").write_text("\n".join(lines) + "\n")
         (tree / f"{split}_ids.txt").write_text("".join(f"{image}\n" for image in images))
@@ -67,8 +76,8 @@ def save_clip(folder: Path, kind: str) -> str:
 
 def data_of(name: str, folder: Path, images: str) -> list[str]:
     """Where a preset's captions and images lie."""
-    if name.startswith("vse_infty"):
-        is_region = "region" in name
+    if name.startswith(("vse_infty", *HOSTS)):
+        is_region = "region" in name or name.startswith(HOSTS)
         tree = str(precomp(folder, regions=is_region))
         places = [] if is_region else ["--train.images", images, "--valid.images", images]
         return ["--train.captions", tree, "--valid.captions", tree, *places]
@@ -83,14 +92,16 @@ def small_towers(name: str, folder: Path) -> list[str]:
     """The settings that make a preset's towers tiny; weights are random."""
     if name in ("clip_finetune", "siglip_finetune"):
         return small_clip(name.removesuffix("_finetune"), folder)
-    if name.startswith("vse_infty_region"):
+    if name.startswith(("vse_infty_region", *HOSTS)):
         image = ["--model.image.width", str(REGION_WIDTH)]
     elif name.startswith("vse_infty_grid"):
         image = ["--model.image.weights", "none", "--model.image.image_size", "64"]
     else:
         image = ["--model.image.name", "test_resnet.r160_in1k", "--model.image.weights", "none"]
         image += ["--model.image.image_size", "32", "--model.image.resize", "36"]
-    if name.endswith("_bigru") or name == "vse_pp":
+    if name.startswith("camera"):
+        image += ["--model.image_context.heads", "2", "--model.text_context.heads", "2"]
+    if name.endswith("_bigru") or name.startswith(("vse_pp", "vsrn")):
         text = ["--model.text.hidden_size", str(DIM), "--model.text.word_dim", "6"]
     else:
         text = ["--model.text.name", save_bert(folder / "bert", layers=4)]

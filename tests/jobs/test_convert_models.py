@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import golden
 from small_originals import GruText, Matcher, Regions, shaken
 from transformers import CLIPConfig, CLIPModel
 
@@ -72,13 +73,50 @@ def test_vse_infinity_goes_there_and_back(tmp_path: Path, capsys) -> None:
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
+def test_vsrn_comes_in_and_does_not_go_out(tmp_path: Path, capsys) -> None:
+    case, words = golden("vsrn"), ("<pad>", "<start>", "<end>", "<unk>", *(f"w{i}" for i in range(6)))
+    write_vocabulary(str(tmp_path / "vocab.json"), WordVocabulary(words))
+    cases = (case["image_encoder_f30k_precomp"], case["text_encoder"])
+    halves = [{k: torch.tensor(v) for k, v in one["params"].items()} for one in cases]
+    torch.save({"model": halves, "opt": argparse.Namespace()}, tmp_path / "model_best.pth.tar")
+    given = ["--kind", "vsrn", "--input", tmp_path / "model_best.pth.tar", "--output", tmp_path / "m"]
+    assert run("import_model", *given, "--vocab", tmp_path / "vocab.json") == 0
+    assert "regions, 5 wide" in capsys.readouterr().out
+    model = DualEncoder.from_pretrained(str(tmp_path / "m"))
+    found = model.encode_features(np.array(cases[0]["images"], np.float32))
+    np.testing.assert_allclose(found, np.array(cases[0]["features"]), atol=2e-5, rtol=1e-4)
+    assert run("export_model", "--kind", "vsrn", "--input", tmp_path / "m", "--output", tmp_path / "x") == 2
+    assert "not exported" in capsys.readouterr().err
+
+
+def test_selfalign_comes_in_and_does_not_go_out(tmp_path: Path, capsys) -> None:
+    case, words = golden("selfalign")["vsrn_selfalign"], ("<pad>", "<start>", "<end>", "<unk>", *"abcdef")
+    write_vocabulary(str(tmp_path / "vocab.json"), WordVocabulary(words))
+    states = [{k: torch.tensor(v) for k, v in case[f"{side}_params"].items()} for side in ("image", "text")]
+    states = [
+        state | {k.replace("running_mean", "num_batches_tracked"): torch.tensor(1) for k in state if "_mean" in k}
+        for state in states
+    ]
+    states.append({"v_prototypes.weight": torch.ones(5, 4)})
+    torch.save({"model": states, "opt": argparse.Namespace()}, tmp_path / "model_best.pth.tar")
+    given = ["--kind", "selfalign", "--input", tmp_path / "model_best.pth.tar", "--output", tmp_path / "m"]
+    assert run("import_model", *given, "--vocab", tmp_path / "vocab.json") == 0
+    found = DualEncoder.from_pretrained(str(tmp_path / "m")).encode_features(np.array(case["images"], np.float32))
+    np.testing.assert_allclose(found, np.array(case["final_image_emb"]), atol=2e-5, rtol=1e-4)
+    assert run("export_model", "--kind", "selfalign", "--input", tmp_path / "m", "--output", tmp_path / "x") == 2
+    assert "not exported" in capsys.readouterr().err
+
+
+KINDS = ["vokenization", "maria", "vse_infinity", "vsrn", "camera", "selfalign", "openai_clip", "agree"]
+
+
 class Hostile:
     def __reduce__(self):
         return (os.system, ("touch owned",))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("kind", ["vokenization", "maria", "vse_infinity", "openai_clip", "agree"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, words: str, kind: str, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": [Hostile()], "opt": argparse.Namespace(), "state_dict": Hostile()}, tmp_path / "a.pth")

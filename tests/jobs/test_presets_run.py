@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_presets import CONFIGS, DIM, REGION_WIDTH, miniature, precomp
+from small_presets import CONFIGS, DIM, HOSTS, REGION_WIDTH, miniature, precomp
 
 from jobs import train_xmatch
 from raydeploy.config import load_config
@@ -24,6 +24,8 @@ FAMILIES = [
     "vse_infty_grid_butd_bert",
     "vse_infty_grid_wsl_bigru",
     "vse_infty_grid_imagenet_bert",
+    "vsrn_flickr30k",
+    "camera_flickr30k",
     "clip_finetune",
     "siglip_finetune",
 ]
@@ -49,14 +51,16 @@ def smaller_trunk(name: str) -> list[str]:
 def test_a_preset_trains(ray_here, name: str, tmp_path: Path, image_folder: str) -> None:
     model, rows = trained([*miniature(name, tmp_path, image_folder), *smaller_trunk(name)], tmp_path / "out")
     assert [row["epoch"] for row in rows] == [0, 1]
-    assert rows[0]["samples"] == (35 if name.startswith("vse_infty") else 16)
+    assert rows[0]["samples"] == (35 if name.startswith(("vse_infty", *HOSTS)) else 16)
     texts = model.encode_texts(["the cat sat", "a dog"])
     np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1.0, atol=1e-5)
-    if "region" in name:
-        images = model.encode_features(np.ones((2, 4, REGION_WIDTH), np.float32))
+    if "region" in name or name.startswith(HOSTS):
+        places = np.ones((2, 4, 6), np.float32)
+        images = model.encode_features(np.ones((2, 4, REGION_WIDTH), np.float32), positions=places)
     else:
         images = model.encode_images([f"{image_folder}/a.jpg", f"{image_folder}/b.jpg"])
-    assert images.shape == texts.shape
+    assert images.shape == (2, *model.image_shape)
+    assert texts.shape == (2, DIM if name != "siglip_finetune" else 16)
 
 
 def test_vse_pp_trains_on_precomputed_vectors(ray_here, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xmatch.data.vectors import read_vectors
+from xmatch.data.region_places import POSITION_NUMBERS, Places, RowPlaces, SetPlaces
+from xmatch.data.vectors import IMAGE_SIZE, read_vectors
 from xmatch.errors import InputError
 
 VIEW_MARK = "#flip"
@@ -35,6 +36,7 @@ class FeatureSets:
         names: of the sets, unique.
         spans: (sets, 3) int64: matrix, first row, row after the last.
         where: what the sets were read from, for messages.
+        places: where their members lie in the images; null: not known.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class FeatureSets:
         names: Sequence[str],
         spans: npt.NDArray[np.int64],
         where: str,
+        places: Places | None = None,
     ) -> None:
-        self.matrices, self.spans, self.where = list(matrices), spans, where
+        self.matrices, self.spans, self.where, self.places = list(matrices), spans, where, places
         self.rows = {name: row for row, name in enumerate(names)}
         self.width = int(self.matrices[0].shape[1]) if self.matrices else 0
 
@@ -69,22 +72,43 @@ class FeatureSets:
         if len(starts) and bool((np.searchsorted(offsets, stops - 1, side="right") - 1 != which).any()):
             raise InputError(f"{path!r}: a group runs over from one file into the next; make the bank again.")
         spans = np.stack([which, starts - offsets[which], stops - offsets[which]], axis=1).astype(np.int64)
-        return cls(matrices, names, spans, path)
+        boxes, sizes = _numbers(table, "box"), _numbers(table, IMAGE_SIZE.name)
+        places = None if boxes is None or sizes is None else RowPlaces(boxes, sizes, offsets)
+        return cls(matrices, names, spans, path, places)
 
     @classmethod
-    def from_array(cls, features: npt.NDArray[np.floating], names: Sequence[str], where: str) -> FeatureSets:
-        """An (N, K, C) array, such as a memory-mapped `train_ims.npy`; every set has K members."""
+    def from_array(
+        cls,
+        features: npt.NDArray[np.floating],
+        names: Sequence[str],
+        where: str,
+        boxes: npt.NDArray[np.floating] | None = None,
+        sizes: npt.NDArray[np.number] | None = None,
+    ) -> FeatureSets:
+        """An (N, K, C) array, such as a memory-mapped `train_ims.npy`; every set has K members.
+
+        Args:
+            features: the sets.
+            names: N names.
+            where: what they were read from, for messages.
+            boxes: (N, K, 4), x1, y1, x2, y2 in pixels, or null.
+            sizes: (N, 2), width and height of the images in pixels, or null.
+
+        Raises:
+            InputError: the shapes do not fit.
+        """
         if features.ndim != 3 or len(features) != len(names):
             raise InputError(
                 f"{where!r}: expected ({len(names)}, K, C) features, one set a name, got {features.shape}."
             )
         count, members, width = features.shape
+        places = None if boxes is None or sizes is None else SetPlaces(boxes, sizes)
         if not features.flags.c_contiguous:  # every fifth row of a redundant file: views, never a copy
             spans = np.stack([np.arange(count), np.zeros(count, np.int64), np.full(count, members)], axis=1)
-            return cls(list(features), names, spans.astype(np.int64), where)
+            return cls(list(features), names, spans.astype(np.int64), where, places)
         starts = np.arange(count, dtype=np.int64) * members
         spans = np.stack([np.zeros_like(starts), starts, starts + members], axis=1)
-        return cls([features.reshape(count * members, width)], names, spans, where)
+        return cls([features.reshape(count * members, width)], names, spans, where, places)
 
     def require(self, names: Sequence[str], kind: str = "images") -> npt.NDArray[np.int64]:
         """The sets with these names, (N, views) int64: the set itself, and its mirrored view where all have one.
@@ -112,6 +136,32 @@ class FeatureSets:
         for row, (matrix, start, stop) in enumerate(chosen):
             features[row, : stop - start] = self.matrices[matrix][start:stop]
         return FeatureBatch(features, np.arange(width)[None, :] < sizes[:, None])
+
+    def take_positions(self, sets: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Where the members of sets (B,) lie: (B, K, 6), `region_places.position_code`, zero on padding.
+
+        Raises:
+            InputError: boxes or image sizes are not known, or a box lies outside its image; names the image.
+        """
+        if self.places is None:
+            raise InputError(
+                f"{self.where!r} does not say where its regions lie, which this model needs: expected boxes and image "
+                "sizes ({split}_boxes.npy and {split}_img_sizes.npy of a precomputed folder, or the columns box and "
+                "image_size, never null, of a table of vectors)."
+            )
+        chosen = self.spans[sets]
+        sizes = chosen[:, 2] - chosen[:, 1]
+        codes = np.zeros((len(sets), int(sizes.max()) if len(sizes) else 1, POSITION_NUMBERS), np.float32)
+        for row, (number, span) in enumerate(zip(sets, chosen, strict=True)):
+            found = self.places.of(int(number), span)
+            if found.is_outside:
+                name = next(name for name, own in self.rows.items() if own == number)
+                raise InputError(
+                    f"{self.where!r}: a box of image {name!r} passes the image's border; boxes and sizes are of "
+                    "different images, or of different splits. Make both again."
+                )
+            codes[row, : sizes[row]] = found.code
+        return codes
 
     def statistics(self, sets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean and standard deviation of each feature over all members of `sets`, (C,) float64 each."""
@@ -151,3 +201,12 @@ def _chunks(table: pa.Table) -> tuple[list[npt.NDArray[np.floating]], npt.NDArra
     matrices = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in chunks]
     offsets = np.cumsum([0, *(len(chunk) for chunk in chunks[:-1])]).astype(np.int64)
     return matrices, offsets
+
+
+def _numbers(table: pa.Table, column: str) -> npt.NDArray[np.floating] | None:
+    """A column of lists as (rows, width); null where it is not there, or has a null."""
+    if column not in table.column_names or table.column(column).null_count:
+        return None
+    chunked = table.column(column)
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunked.chunks]
+    return np.concatenate([np.zeros(0, np.float32), *flat]).reshape(len(table), chunked.type.list_size)

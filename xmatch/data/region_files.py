@@ -1,160 +1,30 @@
-"""Region features in the TSV files of bottom-up attention and VinVL, an image at a time.
-
-Forms, all tab-separated without a header; arrays are base64 of little-endian float32:
-
-    lxmert  img_id, img_h, img_w, objects_id, objects_conf, attrs_id, attrs_conf, num_boxes, boxes, features
-    caffe   image_id, image_w, image_h, num_boxes, boxes, features
-    vinvl   image id, JSON {image_w, image_h, objects: [{rect, feature}, ...]}
-    vinvl_pair   features.tsv: image id, number of boxes, features; and predictions.tsv, as vinvl without `feature`
+"""Region features in TSV files, an image at a time; region_rows.py knows the forms of their lines.
 
 A `.lineidx` beside a file holds the byte offset of each of its lines, for reading at random.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from xmatch.data import files
+from xmatch.data.region_rows import FORM_OF_COLUMNS, PAIR_COLUMNS, PARSERS, BadRegions, ImageRegions
 from xmatch.data.vectors import make_vectors
 from xmatch.errors import InputError
 
-MAX_BOXES = 10_000
 SIZE_TOLERANCE = 1.0
 """Pixels by which a box may pass the image's border: detectors count pixels in two ways."""
 BAD_ROWS_SHOWN = 5
-
-
-class ImageRegions(NamedTuple):
-    """The K regions of one image.
-
-    boxes: (K, 4) float32, x1, y1, x2, y2 in pixels. features: (K, C) float32.
-    width, height: of the image in pixels; 0 where the file does not say.
-    """
-
-    image_id: str
-    boxes: npt.NDArray[np.float32]
-    features: npt.NDArray[np.float32]
-    width: int
-    height: int
-
-
-class BadRegions(ValueError):
-    """A row that cannot be used; the message says why."""
-
-
-def floats(text: str | bytes, count: int, what: str) -> npt.NDArray[np.float32]:
-    """Base64 of float32 numbers as (count, ...) rows.
-
-    Raises:
-        BadRegions: it is not base64, not whole rows, or not finite.
-    """
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRegions(f"{what} are not base64 ({error})") from error
-    if not data or len(data) % (4 * count):
-        raise BadRegions(f"{what} have {len(data)} bytes, which are not {count} rows of float32")
-    found = np.frombuffer(data, dtype="<f4").astype(np.float32).reshape(count, -1)
-    if not np.isfinite(found).all():
-        raise BadRegions(f"{what} hold a number that is not finite")
-    return found
-
-
-def _count(text: str) -> int:
-    if not text.strip().isdecimal() or not 0 < int(text) <= MAX_BOXES:
-        raise BadRegions(f"expected 1 to {MAX_BOXES} boxes, got {text[:20]!r}")
-    return int(text)
-
-
-def _size(width: Any, height: Any) -> tuple[int, int]:
-    try:
-        found = int(float(width)), int(float(height))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BadRegions(f"expected an image size in pixels, got {str(width)[:20]!r} x {str(height)[:20]!r}") from error
-    if min(found) < 1:
-        raise BadRegions(f"expected an image size in pixels, got {found[0]} x {found[1]}")
-    return found
-
-
-def parse_lxmert(fields: list[str]) -> ImageRegions:
-    """A row of ten columns, as LXMERT writes it: height before width."""
-    count = _count(fields[7])
-    width, height = _size(fields[2], fields[1])
-    return ImageRegions(
-        fields[0], floats(fields[8], count, "boxes"), floats(fields[9], count, "features"), width, height
-    )
-
-
-def parse_caffe(fields: list[str]) -> ImageRegions:
-    """A row of six columns, as the Caffe bottom-up attention writes it: width before height."""
-    count = _count(fields[3])
-    width, height = _size(fields[1], fields[2])
-    return ImageRegions(
-        fields[0], floats(fields[4], count, "boxes"), floats(fields[5], count, "features"), width, height
-    )
-
-
-def parse_vinvl(fields: list[str]) -> ImageRegions:
-    """A row of an image id and JSON whose objects hold `rect` and `feature`."""
-    objects, boxes, width, height = _vinvl_objects(fields[1])
-    if not all(isinstance(thing.get("feature"), str) for thing in objects):
-        raise BadRegions("an object has no 'feature'; features in a file of their own are read with `predictions`")
-    rows = [floats(thing["feature"], 1, "features") for thing in objects]
-    if len({row.shape for row in rows}) != 1:
-        raise BadRegions("the objects' features differ in width")
-    return ImageRegions(fields[0], boxes, np.concatenate(rows), width, height)
-
-
-def parse_vinvl_pair(fields: list[str]) -> ImageRegions:
-    """A row of features.tsv (id, count, base64) joined with the id and JSON of its row of predictions.tsv."""
-    image_id, count, features, other_id, payload = fields
-    if image_id != other_id:
-        raise BadRegions(f"image {image_id!r} meets the predictions of {other_id!r}: both files need one order")
-    objects, boxes, width, height = _vinvl_objects(payload)
-    if _count(count) != len(objects):
-        raise BadRegions(f"{count} features meet {len(objects)} predicted objects")
-    return ImageRegions(image_id, boxes, floats(features, len(objects), "features"), width, height)
-
-
-def _vinvl_objects(payload: str) -> tuple[list[dict[str, Any]], npt.NDArray[np.float32], int, int]:
-    """Objects, their rects (K, 4), width and height; a bare list of objects has no size: 0 and 0."""
-    try:
-        content = json.loads(payload)
-        objects = content if isinstance(content, list) else content["objects"]
-        boxes = np.asarray([thing["rect"] for thing in objects], dtype=np.float32)
-        width, height = (0, 0) if content is objects else _size(content["image_w"], content["image_h"])
-    except BadRegions:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise BadRegions(f"expected JSON with image_w, image_h and objects with rect ({error!r:.80})") from error
-    if not 0 < len(objects) <= MAX_BOXES or boxes.shape != (len(objects), 4):
-        raise BadRegions(f"expected 1 to {MAX_BOXES} objects with four numbers of rect each, got {boxes.shape}")
-    declared = content.get("num_boxes", len(objects)) if isinstance(content, dict) else len(objects)
-    if declared != len(objects):
-        raise BadRegions(f"num_boxes is {declared}, but there are {len(objects)} objects")
-    return objects, boxes, width, height
-
-
-PARSERS: dict[str, Callable[[list[str]], ImageRegions]] = {
-    "lxmert": parse_lxmert,
-    "caffe": parse_caffe,
-    "vinvl": parse_vinvl,
-    "vinvl_pair": parse_vinvl_pair,
-}
-PAIR_COLUMNS = 5
-"""Three of features.tsv and two of predictions.tsv."""
-FORM_OF_COLUMNS = {10: "lxmert", 6: "caffe", 2: "vinvl", PAIR_COLUMNS: "vinvl_pair"}
+DETECTED = (pa.field("tag", pa.string()), pa.field("score", pa.float32()), pa.field("label", pa.int64()))
+"""Columns of a table of regions that it has where the detector said them of every region."""
 
 
 def check_regions(regions: ImageRegions) -> None:
@@ -168,7 +38,7 @@ def check_regions(regions: ImageRegions) -> None:
         raise BadRegions("the image id is empty")
     if boxes.shape[1] != 4:
         raise BadRegions(f"expected four numbers a box, got {boxes.shape[1]}")
-    if len(boxes) != len(regions.features):
+    if len(boxes) not in (0, len(regions.features)):
         raise BadRegions(f"{len(boxes)} boxes, but {len(regions.features)} features")
     limit = np.asarray([regions.width, regions.height] * 2, dtype=np.float32) if regions.width else np.float32(np.inf)
     is_bad = ~np.isfinite(boxes).all(1) | (boxes[:, :2] > boxes[:, 2:]).any(1)
@@ -205,6 +75,7 @@ class RegionFile:
                 "Three columns of VinVL features need their predictions file too."
             )
         self.columns = columns
+        self._offsets: npt.NDArray[np.int64] | None = None
         self._parse = PARSERS[FORM_OF_COLUMNS[columns]]
 
     def __iter__(self) -> Iterator[ImageRegions]:
@@ -241,7 +112,9 @@ class RegionFile:
         Raises:
             InputError: there is no such index or line, the form is a pair, or the line is bad.
         """
-        offsets = _read_line_offsets(self.path)
+        if self._offsets is None:
+            self._offsets = _read_line_offsets(self.path)
+        offsets = self._offsets
         if offsets is None or not 0 <= row < len(offsets) or self.predictions is not None:
             raise InputError(
                 f"{self.path!r} has no line {row} to be found: expected a .lineidx beside it with an offset for each "
@@ -297,13 +170,18 @@ def write_line_offsets(path: str) -> str:
 def regions_to_vectors(regions: Iterable[ImageRegions]) -> pa.Table:
     """A table of vectors, one row a region: id `IMAGE#r00`, `IMAGE#r01`, ..., group the image id, box in pixels.
 
+    The images' sizes stand beside the boxes where the file knows all of them, and so do, as columns `tag`, `score` and
+    `label`, what the detector says.
+
     Raises:
         InputError: there are no regions, or images differ in the width of their features.
     """
+    regions = list(regions)
     ids: list[str] = []
     groups: list[str | None] = []
     boxes: list[npt.NDArray[np.float32]] = []
     features: list[npt.NDArray[np.float32]] = []
+    sizes: list[npt.NDArray[np.float32]] = []
     for image in regions:
         if features and image.features.shape[1] != features[0].shape[1]:
             raise InputError(
@@ -314,9 +192,30 @@ def regions_to_vectors(regions: Iterable[ImageRegions]) -> pa.Table:
         groups += [image.image_id] * len(image.features)
         boxes.append(image.boxes)
         features.append(image.features)
+        sizes.append(np.tile(np.array([image.width, image.height], np.float32), (len(image.features), 1)))
     if not features:
         raise InputError("no regions to make vectors of; expected at least one image with good rows.")
-    return make_vectors(ids, np.concatenate(features), groups=groups, boxes=np.concatenate(boxes))
+    image_sizes, corners = np.concatenate(sizes), np.concatenate(boxes)
+    table = make_vectors(
+        ids,
+        np.concatenate(features),
+        groups=groups,
+        boxes=corners if len(corners) == len(ids) else None,
+        image_sizes=image_sizes if image_sizes.all() else None,
+    )
+    for field in DETECTED:
+        values = [value for image in regions for value in _said(image, field.name)]
+        if len(values) == len(ids):
+            table = table.append_column(field, pa.array(values, field.type))
+    return table
+
+
+def _said(image: ImageRegions, name: str) -> Sequence[Any]:
+    """What the detector says of each region; nothing where it does not."""
+    if name == "tag":
+        return image.tags
+    found = image.scores if name == "score" else image.labels
+    return () if found is None else found.tolist()
 
 
 def _forms() -> str:

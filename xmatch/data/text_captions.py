@@ -32,7 +32,7 @@ def read_text_captions(path: str, split: str = "", exclude: Collection[str] = ()
         raise InputError(f"{path!r} is not Karpathy's JSON: expected an object with a list 'images'.")
     splits = [name.strip() for name in split.split(",")] if split else []
     require_splits(splits, sorted({str(e.get("split")) for e in content["images"] if isinstance(e, dict)}), path)
-    left_out = _spellings(exclude)
+    left_out = spellings(exclude)
     builder = CaptionBuilder()
     for row, entry in enumerate(content["images"]):
         try:
@@ -43,15 +43,16 @@ def read_text_captions(path: str, split: str = "", exclude: Collection[str] = ()
             raise InputError(
                 f"{path!r}, image {row}: {error}; expected filename, split, and sentences with raw."
             ) from error
-        if wanted and not _spellings([name]) & left_out:
+        if wanted and not spellings([name]) & left_out:
             builder.add(os.path.splitext(name)[0], "", captions)
     if not builder.captions:
         raise InputError(f"{path!r} holds no captions for split {split!r} once {len(exclude)} images are left out.")
     return builder.build()
 
 
-def _spellings(image_ids: Collection[str]) -> set[str]:
-    """The ids as they are, without suffix, and by key with and without its kind."""
+def spellings(image_ids: Collection[str]) -> set[str]:
+    """What ids may be found by where photographs are left out: as they are, without suffix, and by key with and without
+    its kind."""
     found = set(image_ids) | {os.path.splitext(image_id)[0] for image_id in image_ids}
     keys = {key for key in map(image_key, image_ids) if key}
     return found | keys | {key.split(":", 1)[1] for key in keys}

@@ -7,6 +7,7 @@ Arrow, one row per vector, in uncompressed Arrow IPC files that are memory-mappe
     vector  fixed_size_list<float>[D]    float32, float16, or uint16 with the field metadata dtype=bfloat16
     box     fixed_size_list<float>[4]    may be null; x1, y1, x2, y2 in pixels
     uri     string, may be null          where the image is, as it was read
+    image_size  fixed_size_list<float>[2]    width and height of the image in pixels; a column only where known
 
 A bank is one `.arrow` file or a folder of them; its row order is the files' name order, and the row number is the
 voken id.
@@ -33,6 +34,9 @@ BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
 DTYPE_KEY = "dtype"
 """Metadata key of a field of uint16 that holds bfloat16; the name of the HDF5 attribute too."""
+
+IMAGE_SIZE = pa.field("image_size", pa.list_(pa.float32(), 2))
+"""The column that only tables with known image sizes have."""
 
 Rows = npt.NDArray[Any]
 """A matrix (N, D) of one of DTYPES."""
@@ -93,6 +97,7 @@ def make_vectors(
     groups: Sequence[str | None] | None = None,
     boxes: npt.NDArray[np.float32] | None = None,
     uris: Sequence[str | None] | None = None,
+    image_sizes: npt.NDArray[np.float32] | None = None,
 ) -> pa.Table:
     """A table of vectors.
 
@@ -102,6 +107,7 @@ def make_vectors(
         groups: N group ids or nulls.
         boxes: (N, 4) float32, pixels.
         uris: N places or nulls.
+        image_sizes: (N, 2) float32, width and height of the images in pixels; null: not known, no column.
 
     Raises:
         InputError: the counts differ, or `vectors` is not a matrix of float32, float16 or bfloat16.
@@ -109,14 +115,15 @@ def make_vectors(
     if vectors.ndim != 2 or vectors.dtype not in DTYPES:
         raise InputError(f"vectors must be (N, D) float32 or float16 or bfloat16, got {vectors.shape} {vectors.dtype}.")
     count, width = vectors.shape
-    for name, column in (("ids", ids), ("groups", groups), ("boxes", boxes), ("uris", uris)):
+    columns = {"ids": ids, "groups": groups, "boxes": boxes, "uris": uris, "image sizes": image_sizes}
+    for name, column in columns.items():
         if column is not None and len(column) != count:
             raise InputError(f"{count} vectors came with {len(column)} {name}; there must be one for each vector.")
     nulls = pa.nulls(count, pa.string())
     flat_boxes = pa.nulls(count, pa.list_(pa.float32(), 4))
     if boxes is not None:
         flat_boxes = pa.FixedSizeListArray.from_arrays(pa.array(boxes.astype(np.float32).reshape(-1)), 4)
-    return pa.table(
+    table = pa.table(
         [
             pa.array(list(ids), pa.string()),
             nulls if groups is None else pa.array(list(groups), pa.string()),
@@ -126,6 +133,10 @@ def make_vectors(
         ],
         schema=vector_schema(width, vectors.dtype),
     )
+    if image_sizes is None:
+        return table
+    flat_sizes = pa.array(image_sizes.astype(np.float32).reshape(-1))
+    return table.append_column(IMAGE_SIZE, pa.FixedSizeListArray.from_arrays(flat_sizes, 2))
 
 
 def matrix(table: pa.Table, column: str = "vector") -> Rows:
@@ -200,6 +211,8 @@ def read_vectors(path: str, fetch: Callable[[str], str] = str) -> pa.Table:
                 f"{part!r} holds vectors of {kind}, but {parts[0]!r} of {kinds[0]}: vectors of one bank must have one "
                 "width and dtype."
             )
+    if any(IMAGE_SIZE.name not in table.column_names for table in tables):  # known of all of a bank's files, or of none
+        tables = [t.drop_columns([IMAGE_SIZE.name]) if IMAGE_SIZE.name in t.column_names else t for t in tables]
     table = pa.concat_tables(tables)
     check_vectors(table, path)
     return table

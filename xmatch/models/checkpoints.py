@@ -32,6 +32,8 @@ from xmatch.models.towers.image import ImageTowerConfig
 CONFIG, WEIGHTS, ARCHITECTURE = "config.json", "model.safetensors", "text_config.json"
 IMAGE_ARCHITECTURE = "image_config.json"
 FORMAT_VERSION = 1
+TRAINING_ONLY = "training_only."
+"""How the names of weights begin that only training needs and that no saved model has."""
 T = TypeVar("T")
 
 
@@ -153,6 +155,11 @@ def _read_architecture(path: str) -> PretrainedConfig | None:
     return architecture
 
 
+def own_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that belong to the model itself."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(TRAINING_ONLY)}
+
+
 def load_state(model: nn.Module, folder: str) -> None:
     """Load a folder's weights into a model, strictly.
 
@@ -164,9 +171,9 @@ def load_state(model: nn.Module, folder: str) -> None:
         state = load_file(path)
     except Exception as error:
         raise InputError(f"{path!r} cannot be read as safetensors: {error}. Copy the model again.") from error
-    own = model.state_dict()
+    own = own_state(model)
     require_same_keys(state, own, path)
-    model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()}, strict=False)
 
 
 def require_same_keys(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,52 +16,31 @@ from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from xmatch.data.decode import decode_rgb
-from xmatch.errors import InputError
-from xmatch.models import checkpoints
-from xmatch.models.heads import HeadConfig, build_head, normalise
+from xmatch.models import checkpoints, encoding
+from xmatch.models.context.build import SetContext
+from xmatch.models.context.positions import grid_positions
+from xmatch.models.context_head import ContextHead
+from xmatch.models.dual_encoder_config import DualEncoderConfig
+from xmatch.models.heads import build_head, normalise
+from xmatch.models.members import Masks, masks_of
+from xmatch.models.parts import BLOCKS, ImageParts, TextParts, final_images, final_texts
 from xmatch.models.pooling import build_pooling, pool
-from xmatch.models.tokenize import tokenize
-from xmatch.models.towers.image import ImageTower, ImageTowerConfig
-from xmatch.models.towers.text import TextTower, TextTowerConfig
+from xmatch.models.set_poolings import ViewsPooling, build_image_pooling
+from xmatch.models.towers.image import ImageTower
+from xmatch.models.towers.text import TextTower
 
-Pooling = Literal["mean", "max", "kmax", "gpo", "attention", "cls", "last"]
+__all__ = ["DualEncoder", "DualEncoderConfig"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class DualEncoderConfig:
-    """Towers, heads, poolings and the shared space; the defaults are Vokenization's published model."""
-
-    dim: int = 64
-    """Width of the shared space."""
-    pooling: Pooling = "cls"
-    """How a sentence is made of its positions, special tokens included: `cls` the first (Maria), `last` the last real
-    one (CLIP, VSE++), `gpo` the generalized pooling operator (VSE-infinity), `mean`, `max`, `kmax` (the 20 largest
-    values of each dimension) or `attention`."""
-    image_pooling: Pooling = "mean"
-    """How an image is made of its regions or grid cells, where the image tower gives such."""
-    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
-    """The image tower."""
-    text: TextTowerConfig = field(default_factory=TextTowerConfig)
-    """The text tower."""
-    image_head: HeadConfig = field(default_factory=HeadConfig)
-    """From image features to the shared space."""
-    text_head: HeadConfig = field(default_factory=HeadConfig)
-    """From text features to the shared space."""
-    logit_scale: float = 14.2857
-    """Starting factor from scores to logits (1 / temperature); learnt by losses that use it."""
-    logit_bias: float = 0.0
-    """Starting offset of the logits; learnt by the sigmoid loss (SigLIP starts at -10)."""
-    scale_features: bool = False
-    """Standardise image features by their mean and deviation over the training images."""
-    padding_in_batch_norm: bool = False
-    """Let padded regions count in the image head's batch statistics, as VSE-infinity does."""
+COUNT_PADDING = ("mean", "views")
+"""Poolings in which padding takes part under `legacy_padding`."""
 
 
 class DualEncoder(nn.Module, ModelHubMixin):
-    """Images and texts to unit vectors whose inner product is the score of a pair.
+    """Images and texts to vectors whose inner product is the score of a pair; with several views, the greatest is.
 
-    Shapes: B batch, K regions or cells, L tokens, C features, D the shared space.
+    The vectors are of unit length, but with a context head, whose blocks stand behind a unit vector.
+
+    Shapes: B batch, K regions or cells, L tokens, C features, D the shared space, E = `embedding_width`, V views.
     """
 
     def __init__(
@@ -76,8 +55,22 @@ class DualEncoder(nn.Module, ModelHubMixin):
         self.image_tower, self.text_tower = image_tower, text_tower
         self.image_head = build_head(image_tower.width, config.dim, config.image_head)
         self.text_head = build_head(text_tower.width, config.dim, config.text_head)
-        self.image_pool = build_pooling(config.image_pooling if image_tower.gives_sets else "cls", config.dim)
+        config.require_sets(has_sets=image_tower.gives_sets)
+        self.image_pool = build_image_pooling(
+            config.image_pooling if image_tower.gives_sets else "cls",
+            config.dim,
+            views=config.views,
+            batch_norm=config.pooling_batch_norm,
+        )
         self.text_pool = build_pooling(config.pooling, config.dim)
+        self.image_context, self.text_context = (
+            SetContext(config.dim, context, across_members=config.legacy_norm_axis)
+            for context in (config.image_context, config.text_context)
+        )
+        self.image_context_head = ContextHead(config.dim) if config.context_head else None
+        self.text_context_head = ContextHead(config.dim) if config.context_head else None
+        self.training_only = nn.ModuleDict()
+        """What a recipe adds for its losses; never part of the saved model."""
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale)))
         self.logit_bias = nn.Parameter(torch.tensor(float(config.logit_bias)))
         self.feature_mean: torch.Tensor
@@ -134,7 +127,7 @@ class DualEncoder(nn.Module, ModelHubMixin):
             card = str(self.generate_model_card(**model_card_kwargs))
         own = replace(self.config, image=checkpoints.without_weights(self.config.image))
         architectures = checkpoints.Architectures(_architecture(self.text_tower), _architecture(self.image_tower))
-        checkpoints.save(str(folder), own, self.state_dict(), self.tokenizer, architectures, dtype, card)
+        checkpoints.save(str(folder), own, checkpoints.own_state(self), self.tokenizer, architectures, dtype, card)
 
     def push_to_hub(self, repo_id: str, **hub: Any) -> str:
         """Upload weights, config, tokenizer and a model card to the hub; arguments as huggingface_hub's mixin has them.
@@ -170,26 +163,71 @@ class DualEncoder(nn.Module, ModelHubMixin):
         features: torch.Tensor = self.image_tower(pixels)
         return features
 
-    def image_embeddings_from_features(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Features to unit embeddings.
+    @property
+    def embedding_width(self) -> int:
+        """E, numbers of a final vector: D, or with a context head three blocks of D."""
+        return self.config.dim * (BLOCKS if self.config.context_head else 1)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of an image's embedding: (E,), or (V, E) of one with several views."""
+        is_viewed = isinstance(self.image_pool, ViewsPooling)
+        return (self.config.views, self.embedding_width) if is_viewed else (self.embedding_width,)
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether the image side has to be told where regions lie."""
+        return self.config.image_context.positions
+
+    def image_embeddings_from_features(
+        self, features: torch.Tensor, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Features to embeddings.
 
         Args:
             features: (B, C), or (B, K, C) of a set of regions or cells.
             mask: (B, K) bool, true for real members; None: all are.
+            positions: (B, K, 6), `xmatch.data.region_places.position_code`, where `needs_positions`.
 
         Returns:
-            (B, D) unit embeddings.
+            (B, E) embeddings, or (B, V, E).
+
+        Raises:
+            InputError: positions are needed and not given, or a set has no member.
         """
+        return self.image_parts(features, mask, positions).embeddings
+
+    def image_parts(
+        self, features: torch.Tensor, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None
+    ) -> ImageParts:
+        """The same with what came before; one vector an image is a set of one."""
         scaled = (features - self.feature_mean) / self.feature_std
-        if scaled.ndim == 2:
-            return normalise(self.image_head(scaled))
-        if mask is None:
-            mask = torch.ones(scaled.shape[:2], dtype=torch.bool, device=scaled.device)
-        return normalise(pool(self.image_pool, self._project(scaled, mask), mask))
+        if mask is None or scaled.ndim == 2:
+            size = (len(scaled), scaled.shape[1] if scaled.ndim == 3 else 1)
+            mask = torch.ones(size, dtype=torch.bool, device=scaled.device)
+        masks = masks_of(mask, padding_counts=self.config.legacy_padding)
+        projected = self._project(scaled, mask) if scaled.ndim == 3 else self.image_head(scaled)[:, None]
+        projected = self.image_context.enter(projected, masks)
+        states = self.image_context.reason(projected, masks, positions)
+        members = self.image_context.leave(states, masks)
+        counted = self._pooled_mask(masks, self.config.image_pooling)
+        scores = None
+        if isinstance(self.image_pool, ViewsPooling):
+            scores = self.image_pool.scores(members, counted)
+            host = self.image_pool.summarise(members, scores, counted)
+        else:
+            host = pool(self.image_pool, members, counted)
+        context = None if self.image_context_head is None else self.image_context_head(states, masks.counted)
+        final = final_images(host, context)
+        return ImageParts(projected, states, scores, context, final, masks.counted, members)
+
+    def _pooled_mask(self, masks: Masks, pooling: str) -> torch.Tensor:
+        return masks.counted if pooling in COUNT_PADDING else masks.real
 
     def _project(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The image head on real members alone; zeros on padding."""
-        if self.config.padding_in_batch_norm or bool(mask.all()):
+        has_padding = self.config.padding_in_batch_norm or self.config.legacy_padding
+        if has_padding or bool(mask.all()):
             projected: torch.Tensor = self.image_head(features)
             return projected
         rows = self.image_head(features[mask])
@@ -197,36 +235,64 @@ class DualEncoder(nn.Module, ModelHubMixin):
         return padded
 
     def embed_images(self, pixels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, 3, H, W) pixels, and which grid cells count, to (B, D) unit embeddings."""
-        return self.image_embeddings_from_features(self.image_features(pixels), mask)
+        """(B, 3, H, W) pixels, and which grid cells count, to (B, E) or (B, V, E) embeddings."""
+        return self.pixel_parts(pixels, mask).embeddings
+
+    def pixel_parts(self, pixels: torch.Tensor, mask: torch.Tensor | None = None) -> ImageParts:
+        """`image_parts` of (B, 3, H, W) pixels; where a cell lies follows from the grid."""
+        features = self.image_features(pixels)
+        return self.image_parts(features, mask, self.grid_positions(features) if self.needs_positions else None)
+
+    def grid_positions(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, K, 6) positions of the cells that features (B, K, C) of the image tower are of."""
+        cells = torch.from_numpy(grid_positions(features.shape[1])).to(features.device)
+        return cells.expand(len(features), -1, -1)
 
     def embed_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, L) ids and mask to (B, L, D): a unit embedding at every position, special tokens included."""
         return self.embed_text_both(input_ids, attention_mask)[0]
 
     def embed_sentences(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(B, L) ids and mask to (B, D) unit sentence embeddings."""
-        return self.sentences_from_features(self.text_tower(input_ids, attention_mask), attention_mask)
+        """(B, L) ids and mask to (B, E) sentence embeddings."""
+        return self.text_parts(input_ids, attention_mask).embeddings
+
+    def text_parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> TextParts:
+        """The same with what came before."""
+        return self.text_parts_from_features(self.text_tower(input_ids, attention_mask), attention_mask)
+
+    def text_parts_from_features(self, features: torch.Tensor, attention_mask: torch.Tensor) -> TextParts:
+        """(B, L, C) features of the text tower and their mask to sentence embeddings, with what came before."""
+        return self._parts_of_words(self.text_head(features), attention_mask)
+
+    def _parts_of_words(self, projected: torch.Tensor, attention_mask: torch.Tensor) -> TextParts:
+        masks = masks_of(attention_mask, padding_counts=self.config.legacy_padding)
+        words = self.text_context.enter(projected, masks)
+        states = self.text_context.reason(words, masks)
+        host = pool(
+            self.text_pool, self.text_context.leave(states, masks), self._pooled_mask(masks, self.config.pooling)
+        )
+        context = None if self.text_context_head is None else self.text_context_head(states, masks.counted)
+        return TextParts(words, states, context, final_texts(host, context), masks.counted)
 
     def tokens_from_features(self, features: torch.Tensor) -> torch.Tensor:
         """(B, L, C) features of the text tower to (B, L, D) unit embeddings of every position."""
         return normalise(self.text_head(features))
 
     def sentences_from_features(self, features: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(B, L, C) features of the text tower and their mask to (B, D) unit sentence embeddings."""
-        return normalise(pool(self.text_pool, self.text_head(features), attention_mask.bool()))
+        """(B, L, C) features of the text tower and their mask to (B, E) sentence embeddings."""
+        return self.text_parts_from_features(features, attention_mask).embeddings
 
     def embed_text_both(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token embeddings (B, L, D) and sentence embeddings (B, D) from one pass of the text tower.
+        """Token embeddings (B, L, D) and sentence embeddings (B, E) from one pass of the text tower.
 
-        A sentence is pooled from what the head gives at each position, before normalisation; with `cls` this equals
-        Maria's head on the [CLS] features.
+        Tokens are what the head gives at each position, brought to unit length; a sentence is pooled from it before
+        normalisation. With `cls` this equals Maria's head on the [CLS] features.
         """
         features = self.text_tower(input_ids, attention_mask).to(self.logit_scale.dtype)  # of a tower in half precision
         projected = self.text_head(features)
-        return normalise(projected), normalise(pool(self.text_pool, projected, attention_mask.bool()))
+        return normalise(projected), self._parts_of_words(projected, attention_mask).embeddings
 
     @property
     def device(self) -> torch.device:
@@ -241,16 +307,9 @@ class DualEncoder(nn.Module, ModelHubMixin):
             batch_size: texts in one forward pass.
 
         Returns:
-            (N, D) float32 unit rows.
+            (N, E) float32.
         """
-        self._check_is_list(texts)
-        outputs = [np.zeros((0, self.config.dim), np.float32)]
-        with _evaluating(self), torch.inference_mode():
-            for start in range(0, len(texts), batch_size):
-                encoded = tokenize(self.tokenizer, texts[start : start + batch_size], self.config.text)
-                ids, mask = encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
-                outputs.append(self.embed_sentences(ids, mask).float().cpu().numpy())
-        return np.concatenate(outputs)
+        return encoding.encode_texts(self, texts, batch_size)
 
     def encode_images(
         self, images: Sequence[str | bytes | Image.Image], batch_size: int = 32
@@ -262,24 +321,19 @@ class DualEncoder(nn.Module, ModelHubMixin):
             batch_size: images in one forward pass.
 
         Returns:
-            (N, D) float32 unit rows.
+            (N, E) float32, or (N, V, E) of a model with views.
 
         Raises:
             UnreadableImage: one cannot be decoded; names it.
         """
-        self._check_is_list(images)
-        transform = self.image_tower.transform(train=False)
-        outputs = [np.zeros((0, self.config.dim), np.float32)]
-        with _evaluating(self), torch.inference_mode():
-            for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size]
-                decoded = [i.convert("RGB") if isinstance(i, Image.Image) else decode_rgb(i) for i in batch]
-                pixels = torch.stack([transform(image) for image in decoded]).to(self.device)
-                outputs.append(self.embed_images(pixels).float().cpu().numpy())
-        return np.concatenate(outputs)
+        return encoding.encode_images(self, images, batch_size)
 
     def encode_features(
-        self, features: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_] | None = None, batch_size: int = 128
+        self,
+        features: npt.NDArray[np.floating],
+        mask: npt.NDArray[np.bool_] | None = None,
+        batch_size: int = 128,
+        positions: npt.NDArray[np.floating] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Embeddings of ready-made image features.
 
@@ -287,38 +341,18 @@ class DualEncoder(nn.Module, ModelHubMixin):
             features: (N, C) or (N, K, C), of any float dtype; may be memory-mapped.
             mask: (N, K), true for real regions; None: all are.
             batch_size: images in one forward pass.
+            positions: (N, K, 6), where regions lie, for a model that `needs_positions`.
 
         Returns:
-            (N, D) float32 unit rows.
-        """
-        outputs = [np.zeros((0, self.config.dim), np.float32)]
-        with _evaluating(self), torch.inference_mode():
-            for start in range(0, len(features), batch_size):
-                rows = torch.from_numpy(np.asarray(features[start : start + batch_size], np.float32)).to(self.device)
-                real = None if mask is None else torch.from_numpy(mask[start : start + batch_size]).to(self.device)
-                outputs.append(self.image_embeddings_from_features(rows, real).float().cpu().numpy())
-        return np.concatenate(outputs)
+            (N, E) float32, or (N, V, E) of a model with views.
 
-    @staticmethod
-    def _check_is_list(items: object) -> None:
-        if isinstance(items, str | bytes):
-            raise InputError(f"expected a list of texts or images, got a single {type(items).__name__}; wrap it: [x].")
+        Raises:
+            InputError: positions are needed and not given.
+        """
+        return encoding.encode_features(self, features, mask, positions, batch_size)
 
 
 def _architecture(tower: ImageTower | TextTower) -> PretrainedConfig | None:
     """The configuration of a tower that transformers made."""
     config = getattr(tower.backbone, "config", None)
     return config if isinstance(config, PretrainedConfig) else None
-
-
-class _evaluating:
-    """Eval mode within a block, and what it was before afterwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.was_training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.was_training)

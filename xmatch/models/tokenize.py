@@ -42,11 +42,11 @@ def caption_tokens(
 def pad_tokens(
     rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, config: TextTowerConfig
 ) -> TokenBatch:
-    """Ids of captions side by side, padded to the longest, or to `max_len` with padding that counts."""
-    fixed = config.padding == "max_length"
-    width = config.max_len if fixed else max(1, max((len(row) for row in rows), default=1))
+    """Ids of captions side by side, padded to the longest, or to `max_len`, where padding counts or does not."""
+    longest = max(1, max((len(row) for row in rows), default=1))
+    width = longest if config.padding == "longest" else config.max_len
     ids = torch.full((len(rows), width), int(tokenizer.pad_token_id or 0), dtype=torch.int64)
-    mask = torch.full_like(ids, int(fixed))
+    mask = torch.full_like(ids, int(config.padding == "max_length"))
     for place, row in enumerate(rows):
         ids[place, : len(row)] = torch.tensor(row, dtype=torch.int64)
         mask[place, : len(row)] = 1

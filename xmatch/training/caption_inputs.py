@@ -6,7 +6,7 @@ Every draw comes from the sample's own generator, so a batch does not depend on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from xmatch.data.augment import SizeAugmentConfig, augment_words
 from xmatch.data.feature_sets import FeatureSets
 from xmatch.models.dual_encoder import DualEncoder
+from xmatch.models.parts import TextParts
 from xmatch.models.tokenize import caption_tokens, pad_tokens
 from xmatch.models.towers.text import TextTowerConfig
 from xmatch.training.sample_inputs import EVALUATION_BATCH, Draws
-
-Level = Literal["token", "sentence"]
 
 
 class CaptionBatch(NamedTuple):
@@ -37,12 +36,16 @@ class CaptionInputs(Protocol):
         """Training inputs of captions (B,), augmented and padded."""
         ...
 
-    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor, level: Level) -> torch.Tensor:
-        """(B, L, D) token or (B, D) sentence embeddings of such a batch, unit rows."""
+    def tokens(self, model: DualEncoder, batch: CaptionBatch) -> torch.Tensor:
+        """(B, L, D) unit embeddings of the tokens of such a batch."""
+        ...
+
+    def parts(self, model: DualEncoder, batch: CaptionBatch) -> TextParts:
+        """Sentence embeddings of such a batch, and what came before them."""
         ...
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
-        """(M, D) sentence embeddings of all captions of the split, nothing dropped."""
+        """(M, E) sentence embeddings of all captions of the split, nothing dropped."""
         ...
 
 
@@ -86,9 +89,13 @@ class TokenInputs:
         ]
         return CaptionBatch(*pad_tokens(changed, self.tokenizer, self.text))
 
-    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor, level: Level) -> torch.Tensor:
-        """Through tower, head and, for a sentence, pooling."""
-        return model.embed_tokens(values, mask) if level == "token" else model.embed_sentences(values, mask)
+    def tokens(self, model: DualEncoder, batch: CaptionBatch) -> torch.Tensor:
+        """Through tower and head."""
+        return model.embed_tokens(batch.values, batch.mask)
+
+    def parts(self, model: DualEncoder, batch: CaptionBatch) -> TextParts:
+        """Through tower, head and pooling."""
+        return model.text_parts(batch.values, batch.mask)
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
         """Embed every caption of the split."""
@@ -111,16 +118,17 @@ class TextFeatureInputs:
         features, mask = self.sets.take(self.rows[rows])
         return CaptionBatch(torch.from_numpy(features), torch.from_numpy(mask.astype(np.int64)))
 
-    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor, level: Level) -> torch.Tensor:
-        """Through head and, for a sentence, pooling."""
-        features = values.float()
-        return (
-            model.tokens_from_features(features) if level == "token" else model.sentences_from_features(features, mask)
-        )
+    def tokens(self, model: DualEncoder, batch: CaptionBatch) -> torch.Tensor:
+        """Through the head."""
+        return model.tokens_from_features(batch.values.float())
+
+    def parts(self, model: DualEncoder, batch: CaptionBatch) -> TextParts:
+        """Through head and pooling."""
+        return model.text_parts_from_features(batch.values.float(), batch.mask)
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
         """Embed every caption of the split, block by block."""
-        outputs = [np.zeros((0, model.config.dim), np.float32)]
+        outputs = [np.zeros((0, model.embedding_width), np.float32)]
         was_training = model.training
         model.eval()
         with torch.inference_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +14,22 @@ from transformers import PreTrainedTokenizerBase
 from xmatch.data.augment import SizeAugmentConfig
 from xmatch.data.feature_sets import FeatureSets
 from xmatch.data.local_cache import CacheConfig, LocalCache
-from xmatch.evaluation.ranks import image_to_text_ranks, text_to_image_ranks
+from xmatch.errors import InputError
+from xmatch.evaluation.ranks import caption_ranks
 from xmatch.evaluation.report import retrieval_figures
+from xmatch.evaluation.view_similarities import across, view_rows
+from xmatch.models.context.config import ContextConfig
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
-from xmatch.training.caption_inputs import CaptionInputs, TextFeatureInputs, TokenInputs
+from xmatch.models.parts import ImageParts, TextParts
+from xmatch.training.caption_inputs import CaptionBatch, CaptionInputs, TextFeatureInputs, TokenInputs
 from xmatch.training.initial_weights import load_initial, prepare_gradients
 from xmatch.training.objectives import LossConfig, Scored, objective, same_rows
 from xmatch.training.optim import GroupConfig, parameter_groups
-from xmatch.training.recipe import ParameterGroup, Rows, SampleKey
-from xmatch.training.sample_inputs import FeatureInputs, ImageInputs, PixelInputs
+from xmatch.training.recipe import ParameterGroup, PartedLoss, Rows, SampleKey
+from xmatch.training.sample_inputs import FeatureInputs, ImageBatch, ImageInputs, PixelInputs
 from xmatch.training.samples import Samples, read_samples
+from xmatch.training.side_losses import SideLossConfig, add_modules, side_losses, side_rows
+from xmatch.training.training_only import load_training_only, save_training_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,7 @@ class RecipeConfig:
 
     model: DualEncoderConfig
     loss: LossConfig = field(default_factory=LossConfig)
+    side_losses: SideLossConfig = field(default_factory=SideLossConfig)
     augment: SizeAugmentConfig = field(default_factory=SizeAugmentConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
     gradient_checkpointing: bool = False
@@ -63,9 +71,13 @@ class DualEncoderRecipe:
         config: model, loss, augmentation.
         tokenizer: the text tower's.
         data: the samples.
+
+    Raises:
+        InputError: the losses do not go with the model or the data.
     """
 
     def __init__(self, config: RecipeConfig, tokenizer: PreTrainedTokenizerBase, data: RecipeData) -> None:
+        _check_losses(config, data)
         self.config, self.tokenizer, self.data = config, tokenizer, data
         self.objective = objective(config.loss.name)
         self.cache = LocalCache(data.cache)
@@ -93,6 +105,7 @@ class DualEncoderRecipe:
         if isinstance(train, FeatureInputs) and self.config.model.scale_features:
             mean, std = train.sets.statistics(train.views[:, 0])
             model.set_feature_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+        add_modules(model, self.config.side_losses)
         prepare_gradients(model, self.objective, checkpointing=self.config.gradient_checkpointing)
         return model.train()
 
@@ -109,11 +122,11 @@ class DualEncoderRecipe:
         names = samples.images.column("image_id").to_pylist()
         is_set = model.image_tower.gives_sets
         if samples.regions is not None:
-            sets = FeatureSets.from_array(samples.regions, names, self.data.train)
-            return FeatureInputs(sets, names, is_set, self.config.augment)
+            sets = FeatureSets.from_array(samples.regions, names, self.data.train, samples.boxes, samples.sizes)
+            return FeatureInputs(sets, names, is_set, self.config.augment, _places_for(model))
         if self.data.features:
             sets = FeatureSets.from_bank(self.data.features, self.cache.hold)
-            return FeatureInputs(sets, names, is_set, self.config.augment)
+            return FeatureInputs(sets, names, is_set, self.config.augment, _places_for(model))
         transform = model.image_tower.transform(train=self.config.crops)
         uris = samples.images.column("uri").to_pylist()
         return PixelInputs(uris, transform, model.image_tower.cells, self.config.augment, self.cache)
@@ -135,25 +148,55 @@ class DualEncoderRecipe:
         draws = [np.random.default_rng((key.seed, key.epoch, int(index))) for index in indices]
         image = self._inputs["train"].batch(rows, draws)
         text = self._captions["train"].batch(indices, draws)
-        return {
+        found = {
             "text": text.values,
             "text_mask": text.mask,
             "image": image.values,
             "image_mask": image.mask,
             "image_row": torch.from_numpy(rows.copy()),
         }
+        return found if image.positions is None else {**found, "image_positions": image.positions}
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """Text and image embeddings of each sample."""
+        """Text and image embeddings of each sample, and what side losses need of it."""
         assert isinstance(model, DualEncoder)
-        mask, level = batch["text_mask"], self.objective.level
-        text = self._captions["train"].embed(model, batch["text"], mask, level)
-        image = self._inputs["train"].embed(model, batch["image"], batch["image_mask"])
-        rows = {"text": text.float(), "image": image.float(), "image_row": batch["image_row"]}
-        return {**rows, "mask": mask} if level == "token" else rows
+        if self.objective.level == "sentence":
+            return self.rows(model, batch, *self.parts(model, batch))
+        captions = CaptionBatch(batch["text"], batch["text_mask"])
+        text, image = self._captions["train"].tokens(model, captions), self._image_parts(model, batch)
+        rows = {"text": text.float(), "image": image.embeddings.float(), "image_row": batch["image_row"]}
+        return {**rows, "mask": batch["text_mask"]}
 
-    def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
-        """The scalar loss of all rows given."""
+    def parts(self, model: DualEncoder, batch: Rows) -> tuple[ImageParts, TextParts]:
+        """Both sides of each sample with all that came before the embeddings, for sentence-level losses."""
+        captions = CaptionBatch(batch["text"], batch["text_mask"])
+        text = self._captions["train"].parts(model, captions)
+        return self._image_parts(model, batch), text
+
+    def _image_parts(self, model: DualEncoder, batch: Rows) -> ImageParts:
+        images = ImageBatch(batch["image"], batch["image_mask"], batch.get("image_positions"))
+        return self._inputs["train"].parts(model, images)
+
+    def rows(self, model: DualEncoder, batch: Rows, image: ImageParts, text: TextParts) -> dict[str, torch.Tensor]:
+        """What `loss` needs of each sample, from its parts."""
+        return {
+            "text": text.embeddings.float(),
+            "image": image.embeddings.float(),
+            "image_row": batch["image_row"],
+            **side_rows(model, batch, image, self.config.side_losses),
+        }
+
+    def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor | PartedLoss:
+        """The loss of all rows given; where side losses are in use, weighted with them, and each of them."""
+        matching = self._matching(model, embeddings, epoch)
+        weights = self.config.side_losses.weights
+        if not weights:
+            return matching
+        found = side_losses(embeddings, self.config.side_losses, self.config.loss.reduction)
+        total = torch.stack([matching, *(weights[name] * value for name, value in found.items())]).sum()
+        return PartedLoss(total, {"matching": matching, **found})
+
+    def _matching(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
         assert isinstance(model, DualEncoder)
         text = embeddings["text"]
         scored = Scored(
@@ -172,17 +215,46 @@ class DualEncoderRecipe:
         assert isinstance(model, DualEncoder)
         texts = self._captions["valid"].encode_all(model)
         images = self._inputs["valid"].encode_all(model)
-        return retrieval_figures(
-            image_to_text_ranks(images, texts, self.valid.image_rows),
-            text_to_image_ranks(images, texts, self.valid.image_rows),
-        )
+        scores = across(view_rows(images) if images.ndim == 3 else images, texts)
+        image_to_text, text_to_image = caption_ranks(scores, self.valid.image_rows)
+        return retrieval_figures(image_to_text.ranks, text_to_image.ranks)
 
     def save_model(self, model: nn.Module, folder: str) -> None:
-        """A folder that `DualEncoder.from_pretrained` loads."""
+        """A folder that `DualEncoder.from_pretrained` loads, with training-only weights in a file of their own."""
         assert isinstance(model, DualEncoder)
         model.save_pretrained(folder)
+        save_training_only(model, folder)
 
     def load_model(self, model: nn.Module, folder: str) -> None:
         """Weights of a folder written by `save_model`."""
         assert isinstance(model, DualEncoder)
         model.load_weights(folder)
+        load_training_only(model, folder)
+
+
+def _places_for(model: DualEncoder) -> Literal["none", "boxes", "grid"]:
+    """How a model that has to be told where the members of an image lie gets to know."""
+    if not model.needs_positions:
+        return "none"
+    return "boxes" if model.image_tower.config.kind == "regions" else "grid"
+
+
+def _check_losses(config: RecipeConfig, data: RecipeData) -> None:
+    """Refuse losses that do not go with the model or the data.
+
+    Raises:
+        InputError: says which.
+    """
+    model, is_token = config.model, objective(config.loss.name).level == "token"
+    if is_token and (model.text_context != ContextConfig() or model.context_head or model.image_pooling == "views"):
+        raise InputError(
+            f"loss.name={config.loss.name} compares single tokens with one vector an image; a model with text_context, "
+            "context_head or views needs a loss of whole sentences, such as hardest_triplet."
+        )
+    if is_token and config.side_losses.weights:
+        raise InputError(f"side_losses go with a loss of whole sentences, not with loss.name={config.loss.name}.")
+    if config.side_losses.caption_generation and (config.augment.words or data.text_features):
+        raise InputError(
+            "side_losses.caption_generation learns to write the captions as they are: set size_augment.words=0 and "
+            "leave text_features out."
+        )

@@ -13,6 +13,28 @@ import torch.nn.functional as F
 from xmatch.errors import InputError
 
 
+def pair_scores(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """The score of every pair: the inner product, of several views of an image the greatest.
+
+    Args:
+        text: (T, E).
+        image: (I, E), or (I, V, E) of V views.
+
+    Returns:
+        (T, I).
+    """
+    if image.ndim == 2:
+        return text @ image.T
+    return torch.einsum("te,ive->tiv", text, image).amax(-1)
+
+
+def own_scores(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """The scores (B,) of text i (B, E) with image i (B, E) or (B, V, E)."""
+    if image.ndim == 2:
+        return (text * image).sum(-1)
+    return (text[:, None] * image).sum(-1).amax(-1)
+
+
 def _partners(batch: int) -> torch.Tensor:
     if batch % 2:
         raise InputError(f"paired losses need an even batch, got {batch}: choose an even batch_size per worker.")
@@ -50,7 +72,7 @@ def sentence_paired_hinge(
     """
     text, image = _even(text), _even(image)
     negative = image[_partners(len(image)).to(image.device)]
-    terms = F.relu(margin - (text * image).sum(-1) + (text * negative).sum(-1))
+    terms = F.relu(margin - own_scores(text, image) + own_scores(text, negative))
     return terms.sum() if reduction == "sum" else terms.sum() / max(1, len(terms))
 
 
@@ -91,7 +113,7 @@ def info_nce(
         same_image: (B, B) bool; captions of one image are not each other's negatives.
     """
     others_of_image = same_image & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
-    logits = (text @ image.T * logit_scale).masked_fill(others_of_image, float("-inf"))
+    logits = (pair_scores(text, image) * logit_scale).masked_fill(others_of_image, float("-inf"))
     own = torch.arange(len(text), device=text.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
@@ -117,7 +139,7 @@ def sigmoid_pairs(
     """
     own = torch.eye(len(text), dtype=torch.bool, device=text.device)
     signs = torch.where(own, 1.0, -1.0).to(text.dtype)
-    terms = -F.logsigmoid(signs * (text @ image.T * logit_scale + logit_bias))
+    terms = -F.logsigmoid(signs * (pair_scores(text, image) * logit_scale + logit_bias))
     return terms.masked_fill(same_image & ~own, 0.0).sum() / len(text)
 
 
@@ -137,7 +159,7 @@ def all_negatives_hinge(
         reduction: "mean" over the pairs that count; "sum" as in the originals (golden `vse_losses`, sum), 2 B (B - 1)
             margin when all scores are equal.
     """
-    scores = text @ image.T
+    scores = pair_scores(text, image)
     own, others = scores.diagonal(), (~same_image).to(scores.dtype)
     terms = F.relu(margin - own[:, None] + scores) + F.relu(margin - own[None, :] + scores)
     total = (terms * others).sum()
@@ -157,7 +179,7 @@ def hardest_triplet(
         reduction: "mean" over pairs; "sum" as in the originals (golden `vse_losses`, max_violation), 2 B margin when
             all scores are equal.
     """
-    scores = text @ image.T
+    scores = pair_scores(text, image)
     own = scores.diagonal()
     negatives = scores.masked_fill(same_image, float("-inf"))
     hardest_image, hardest_text = negatives.max(1).values, negatives.max(0).values

@@ -60,6 +60,8 @@ class OptimConfig(GroupConfig):
     """Epoch whose loss is multiplied by step / steps, as VSE-infinity's grid models do in epoch 1; -1: none."""
     clip_norm: float = 5.0
     """Largest global gradient norm; .inf: not clipped."""
+    clip_frozen: bool = False
+    """Let gradients of parameters that do not learn yet count in that norm (SelfAlign on CAMERA)."""
     betas: tuple[float, float] = (0.9, 0.999)
     """`adam`, `adamw`, `adamax`: decay rates of the two moments; OpenCLIP and AGREE take 0.9, 0.98."""
     eps: float = 1e-8
@@ -157,8 +159,16 @@ def set_rates(
         group["lr"] = config.lr * group["lr_factor"] * share
 
 
+def clip_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, config: OptimConfig, epoch: int) -> None:
+    """Clip the global norm of the gradients, and forget those of groups that do not learn yet."""
+    if not config.clip_frozen:
+        drop_frozen_gradients(optimizer, epoch)
+    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.clip_norm)
+    drop_frozen_gradients(optimizer, epoch)
+
+
 def drop_frozen_gradients(optimizer: torch.optim.Optimizer, epoch: int) -> None:
-    """Forget the gradients of groups that do not learn yet, so that neither clipping nor moments see them."""
+    """Forget the gradients of groups that do not learn yet, so that moments do not see them."""
     for group in optimizer.param_groups:
         if epoch < group["frozen_epochs"]:
             for parameter in group["params"]:

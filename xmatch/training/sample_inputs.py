@@ -6,7 +6,7 @@ Every draw comes from the sample's own generator, so a batch does not depend on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,9 @@ from xmatch.data.decode import UnreadableImage, decode_rgb
 from xmatch.data.feature_sets import FeatureSets
 from xmatch.data.local_cache import LocalCache
 from xmatch.data.packed_images import split_packed
+from xmatch.models.context.positions import grid_positions
 from xmatch.models.dual_encoder import DualEncoder
+from xmatch.models.parts import ImageParts
 
 EVALUATION_BATCH = 128
 EVALUATION_IMAGES = 32
@@ -27,10 +29,14 @@ Draws = Sequence[np.random.Generator]
 
 
 class ImageBatch(NamedTuple):
-    """Pixels (B, 3, H, W), features (B, C) or sets (B, K, C), and which cells or regions count, (B, K) bool."""
+    """Pixels (B, 3, H, W), features (B, C) or sets (B, K, C), and which cells or regions count, (B, K) bool.
+
+    positions (B, K, 6) where the model has to be told where ready-made regions lie; else None.
+    """
 
     values: torch.Tensor
     mask: torch.Tensor
+    positions: torch.Tensor | None = None
 
 
 class ImageInputs(Protocol):
@@ -40,12 +46,12 @@ class ImageInputs(Protocol):
         """Training inputs of images (B,), augmented."""
         ...
 
-    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, D) unit embeddings of such a batch."""
+    def parts(self, model: DualEncoder, batch: ImageBatch) -> ImageParts:
+        """Embeddings of such a batch, and what came before them."""
         ...
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
-        """(N, D) embeddings of all images of the split, nothing dropped."""
+        """(N, E) or (N, V, E) embeddings of all images of the split, nothing dropped."""
         ...
 
 
@@ -91,13 +97,13 @@ class PixelInputs:
                 seen.append(self.transform(variant))
         return seen
 
-    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def parts(self, model: DualEncoder, batch: ImageBatch) -> ImageParts:
         """Through tower, head and pooling."""
-        return model.embed_images(values, mask if self.cells else None)
+        return model.pixel_parts(batch.values, batch.mask if self.cells else None)
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
         """Decode and embed every image of the split."""
-        outputs = [np.zeros((0, model.config.dim), np.float32)]
+        outputs = [np.zeros((0, *model.image_shape), np.float32)]
         for start in range(0, len(self.uris), EVALUATION_IMAGES):
             decoded = [self._decode(uri) for uri in self.uris[start : start + EVALUATION_IMAGES]]
             outputs.append(model.encode_images(decoded, EVALUATION_IMAGES))
@@ -127,37 +133,66 @@ class FeatureInputs:
         names: ids of the split's images, in row order.
         is_set: regions or cells (B, K, C) rather than one vector (B, C).
         augment: how many regions or cells are dropped.
+        places: whether the model has to be told where members lie: `boxes` as the sets say, `grid` as the cells of a
+            grid do.
     """
 
-    def __init__(self, sets: FeatureSets, names: Sequence[str], is_set: bool, augment: SizeAugmentConfig) -> None:
-        self.sets, self.is_set, self.augment = sets, is_set, augment
+    def __init__(
+        self,
+        sets: FeatureSets,
+        names: Sequence[str],
+        is_set: bool,
+        augment: SizeAugmentConfig,
+        places: Literal["none", "boxes", "grid"] = "none",
+    ) -> None:
+        self.sets, self.is_set, self.augment, self.places = sets, is_set, augment, places
         self.views = sets.require(names)
+        if len(self.views):
+            self._positions(self.views[:1, 0])  # what is missing shows now
 
     def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> ImageBatch:
         """Features of one view of each image, and which members stay."""
         views = self.views[rows]
         drawn = np.array([draw.integers(views.shape[1]) for draw in draws], dtype=np.int64)
-        features, mask = self.sets.take(views[np.arange(len(rows)), drawn])
+        chosen = views[np.arange(len(rows)), drawn]
+        features, mask = self.sets.take(chosen)
         for place, draw in enumerate(draws if self.is_set else ()):
             count = int(mask[place].sum())
             kept = keep_regions(count, self.augment.regions, draw) & keep_cells(count, self.augment.cells, draw)
             mask[place, :count] &= kept if kept.any() else True
-        return ImageBatch(torch.from_numpy(features), torch.from_numpy(mask))
+        positions = self._positions(chosen)
+        told = None if positions is None else torch.from_numpy(positions)
+        return ImageBatch(torch.from_numpy(features), torch.from_numpy(mask), told)
 
-    def embed(self, model: DualEncoder, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _positions(self, sets: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        """Where the members of sets (B,) lie, (B, K, 6); None where nobody asks.
+
+        Raises:
+            InputError: it is asked, and nobody knows.
+        """
+        if self.places == "none":
+            return None
+        if self.places == "boxes":
+            return self.sets.take_positions(sets)
+        spans = self.sets.spans[sets]
+        cells = grid_positions(int((spans[:, 2] - spans[:, 1]).max()))
+        return np.repeat(cells[None], len(sets), axis=0)
+
+    def parts(self, model: DualEncoder, batch: ImageBatch) -> ImageParts:
         """Through head and pooling."""
-        values = values.float()
+        values = batch.values.float()
         if self.is_set:
-            return model.image_embeddings_from_features(values, mask)
-        return model.image_embeddings_from_features(values[:, 0])
+            return model.image_parts(values, batch.mask, batch.positions)
+        return model.image_parts(values[:, 0])
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
         """Embed every image of the split, block by block."""
-        outputs = [np.zeros((0, model.config.dim), np.float32)]
+        outputs = [np.zeros((0, *model.image_shape), np.float32)]
         for start in range(0, len(self.views), EVALUATION_BATCH):
-            features, mask = self.sets.take(self.views[start : start + EVALUATION_BATCH, 0])
+            sets = self.views[start : start + EVALUATION_BATCH, 0]
+            features, mask = self.sets.take(sets)
             if self.is_set:
-                outputs.append(model.encode_features(features, mask, EVALUATION_BATCH))
+                outputs.append(model.encode_features(features, mask, EVALUATION_BATCH, self._positions(sets)))
             else:
                 outputs.append(model.encode_features(features[:, 0], None, EVALUATION_BATCH))
         return np.concatenate(outputs)

@@ -71,13 +71,16 @@ class Samples(NamedTuple):
     """Captions and the images they describe, memory-mapped.
 
     captions: table of SAMPLE_SCHEMA; images: table of IMAGE_SCHEMA; image_rows: (M,) int64, image of each caption;
-    regions: (N, K, C) ready-made features in the order of `images`, or None.
+    regions: (N, K, C) ready-made features in the order of `images`, or None; boxes (N, K, 4) and sizes (N, 2) of them
+    in pixels, or None where not known.
     """
 
     captions: pa.Table
     images: pa.Table
     image_rows: npt.NDArray[np.int64]
     regions: npt.NDArray[np.floating] | None = None
+    boxes: npt.NDArray[np.floating] | None = None
+    sizes: npt.NDArray[np.number] | None = None
 
 
 def read_split(config: CaptionsConfig, fetch: Fetch = files.local_copy) -> CaptionSet:
@@ -141,8 +144,9 @@ def read_samples(folder: str, fetch: Fetch = files.local_copy) -> Samples:
         pa.ipc.open_file(pa.memory_map(fetch(files.join(folder, name)))).read_all()
         for name in ("captions.arrow", "images.arrow")
     )
-    note, regions = files.join(folder, REGIONS_NOTE), None
-    if files.exists(note):
-        place = files.read_json(note)
-        regions = _read_regions(place["folder"], place["split"], fetch).regions
-    return Samples(captions, images, captions.column("image_row").to_numpy(), regions)
+    note, rows = files.join(folder, REGIONS_NOTE), captions.column("image_row").to_numpy()
+    if not files.exists(note):
+        return Samples(captions, images, rows)
+    place = files.read_json(note)
+    found = _read_regions(place["folder"], place["split"], fetch)
+    return Samples(captions, images, rows, found.regions, found.boxes, found.sizes)

@@ -30,7 +30,7 @@ class Watch:
 
         Args:
             loss: of the step.
-            embeddings: this worker's, (B, D) or (B, L, D) unit vectors by name; others are ignored.
+            embeddings: this worker's, (B, D), (B, L, D) or (B, V, D) vectors by name; others are ignored.
             step: 0-based, for the message.
 
         Raises:
@@ -52,9 +52,14 @@ class Watch:
 
 
 def resultant_length(vectors: torch.Tensor) -> float:
-    """Length of the mean of unit vectors (..., D): 1 when they are one point, near 0 when they spread; 0 of one row."""
-    rows = vectors.detach().reshape(-1, vectors.shape[-1])
-    return float(rows.float().mean(0).norm()) if len(rows) > 1 else 0.0
+    """How far vectors (..., D) are one: the length of their mean over the mean of their lengths.
+
+    Returns:
+        1 when they are one point, near 0 when they spread; 0 of one row.
+    """
+    rows = vectors.detach().reshape(-1, vectors.shape[-1]).float()
+    tiny = torch.finfo(rows.dtype).tiny
+    return float(rows.mean(0).norm() / rows.norm(dim=-1).mean().clamp_min(tiny)) if len(rows) > 1 else 0.0
 
 
 def check_progress(history: Sequence[Mapping[str, Any]], select_by: str, chance: float) -> None:

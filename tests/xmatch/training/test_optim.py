@@ -13,6 +13,7 @@ from xmatch.training.optim import (
     GroupConfig,
     OptimConfig,
     build_optimizer,
+    clip_gradients,
     drop_frozen_gradients,
     keep_within,
     parameter_groups,
@@ -67,6 +68,19 @@ def test_groups_have_their_own_rates_and_thaw_later() -> None:
         drop_frozen_gradients(optimizer, epoch)
         assert (model.second.weight.grad is not None) == learns
         assert model.first.weight.grad is not None
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_gradients_of_what_is_frozen_count_in_the_clipped_norm_where_asked(counts: bool) -> None:
+    model = a_model()
+    config = OptimConfig(frozen_epochs={"second": 1}, clip_norm=0.01, clip_frozen=counts)
+    optimizer = build_optimizer(parameter_groups(model, config), config)
+    model(torch.ones(1, 3)).sum().backward()
+    first, whole = (torch.cat([p.grad.flatten() for p in part.parameters()]).norm() for part in (model.first, model))
+    clip_gradients(model, optimizer, config, epoch=0)
+    assert model.second.weight.grad is None
+    found = torch.cat([p.grad.flatten() for p in model.first.parameters()]).norm()
+    assert found.item() == pytest.approx(float(0.01 * (first / whole if counts else 1.0)), rel=1e-3)
 
 
 def test_a_beginning_that_fits_nothing_is_refused() -> None:

@@ -13,9 +13,9 @@ from xmatch.data import files
 from xmatch.data.words import WordVocabulary
 from xmatch.errors import InputError
 from xmatch.models.dual_encoder import DualEncoder
-from xmatch.models.importers import clip, openai_clip, vokenization, vse_infinity
+from xmatch.models.importers import camera, clip, openai_clip, selfalign, vokenization, vse_infinity, vsrn
 
-Kind = Literal["vokenization", "maria", "vse_infinity", "clip", "openai_clip", "agree"]
+Kind = Literal["vokenization", "maria", "vse_infinity", "clip", "openai_clip", "agree", "vsrn", "camera", "selfalign"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Given:
     tokenizer: PreTrainedTokenizerBase | None = None
     """Of the text tower."""
     vocabulary: WordVocabulary | None = None
-    """SCAN's, of a BiGRU."""
+    """SCAN's, of a BiGRU or GRU."""
     image_name: str = ""
     """timm's name of the image tower; empty: the published one."""
     text_name: str = ""
@@ -69,6 +69,17 @@ def _save(content: object, folder: str, name: str) -> str:
     return path
 
 
+def _not_written(model: DualEncoder, folder: str) -> str:
+    """Files of these kinds are read alone.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        "checkpoints of VSRN, CAMERA and SelfAlign can be imported, not exported; keep the model's own folder."
+    )
+
+
 def _write_clip(model: DualEncoder, folder: str) -> str:
     clip.write_clip(model, folder)
     return folder
@@ -82,6 +93,12 @@ ORIGINALS: dict[str, Original] = {
             path, tokenizer=given.tokenizer, vocabulary=given.vocabulary
         ),
         lambda model, folder: _save(vse_infinity.export_vse_infinity(model), folder, "model_best.pth"),
+    ),
+    "vsrn": Original(lambda path, given: vsrn.import_vsrn(path, vocabulary=given.vocabulary), _not_written),
+    "camera": Original(lambda path, given: camera.import_camera(path, tokenizer=given.tokenizer), _not_written),
+    "selfalign": Original(
+        lambda path, given: selfalign.import_selfalign(path, tokenizer=given.tokenizer, vocabulary=given.vocabulary),
+        _not_written,
     ),
     "clip": Original(lambda path, given: clip.import_clip(path, given.tokenizer), _write_clip),
     "openai_clip": Original(

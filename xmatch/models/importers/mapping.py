@@ -6,8 +6,10 @@ and keeps its starting value.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from xmatch.errors import InputError
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
 from xmatch.models.towers.image import ImageTower
 from xmatch.models.towers.text import TextTower
-from xmatch.models.towers.weights import State, difference, require_same
+from xmatch.models.towers.weights import State, difference, plain_state, require_same
 
 Renames = Sequence[tuple[str, str]]
 
@@ -72,6 +74,48 @@ def collect(model: nn.Module, renames: Renames) -> State:
         if name is not None:
             found[name] = tensor.detach().cpu().clone()
     return found
+
+
+def halves_of(content: Any, where: str, what: str) -> tuple[State, State, dict[str, Any]]:
+    """Image state, text state and options of a checkpoint of VSE++ and its descendants.
+
+    Args:
+        content: a dict with model: [image state, text state] and opt: an `argparse.Namespace`.
+        where: path, for messages.
+        what: name of the original, for messages.
+
+    Raises:
+        InputError: it is not such a dict.
+    """
+    if not isinstance(content, dict) or not all(name in content for name in ("model", "opt")):
+        raise InputError(f"{where!r} is no {what} checkpoint: expected a dict with model and opt.")
+    halves, opt = content["model"], content["opt"]
+    if not isinstance(halves, list | tuple) or len(halves) != 2 or not isinstance(opt, argparse.Namespace):
+        raise InputError(f"{where!r}: expected model to be [image state, text state], and opt a Namespace.")
+    images, texts = (plain_state(half, where) for half in halves)
+    return images, texts, vars(opt)
+
+
+def refuse_options(options: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Refuse a model that was trained with an option which a dual encoder of ours does not have.
+
+    Raises:
+        InputError: one was set; names it.
+    """
+    found = [name for name in names if options.get(name)]
+    if found:
+        raise InputError(f"{where!r} was trained with --{found[0]}, which a dual encoder of ours does not have.")
+
+
+def named_halves(images: Mapping[str, torch.Tensor], texts: Mapping[str, torch.Tensor]) -> State:
+    """Both halves in one, each key behind its half's name."""
+    named = {f"image {key}": value for key, value in images.items()}
+    return named | {f"text {key}": value for key, value in texts.items()}
+
+
+def half_renames(image: Renames, text: Renames) -> list[tuple[str, str]]:
+    """The map of both halves, for the keys of `named_halves`."""
+    return [(ours, f"image {theirs}") for ours, theirs in image] + [(ours, f"text {theirs}") for ours, theirs in text]
 
 
 def shape_of(state: Mapping[str, torch.Tensor], name: str, where: str, axes: int = 2) -> tuple[int, ...]:

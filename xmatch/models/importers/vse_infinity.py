@@ -20,7 +20,7 @@ from xmatch.models.heads import HeadConfig
 from xmatch.models.importers import mapping
 from xmatch.models.towers.image import ImageTowerConfig
 from xmatch.models.towers.text import TextTowerConfig
-from xmatch.models.towers.weights import State, plain_state, read_checkpoint, wrapped
+from xmatch.models.towers.weights import State, read_checkpoint, wrapped
 
 TRUNK = "image_tower.backbone."
 PLACES = {"conv1": "base.0", "bn1": "base.1", "layer1": "base.4", "layer2": "base.5", "layer3": "base.6"} | {
@@ -114,9 +114,7 @@ def import_vse_infinity(
         tokenizer = _words(vocabulary, words, path)
     config = _settings(images, texts, options, architecture, path)
     model = mapping.assemble(config, tokenizer, architecture)
-    halves = {f"image {key}": value for key, value in images.items()}
-    halves |= {f"text {key}": value for key, value in texts.items()}
-    mapping.fill(model, halves, _renames(model), path, unused=UNUSED)
+    mapping.fill(model, mapping.named_halves(images, texts), _renames(model), path, unused=UNUSED)
     return model
 
 
@@ -138,15 +136,9 @@ def _check_copies(images: State, where: str) -> None:
 
 def _parts(content: Any, where: str) -> tuple[State, State, dict[str, Any]]:
     """Image state, text state and options."""
-    wanted = ("model", "opt")
-    if not isinstance(content, dict) or not all(name in content for name in wanted):
-        raise InputError(f"{where!r} is no VSE-infinity checkpoint: expected a dict with model and opt.")
-    halves, opt = content["model"], content["opt"]
-    if not isinstance(halves, list | tuple) or len(halves) != 2 or not isinstance(opt, argparse.Namespace):
-        raise InputError(f"{where!r}: expected model to be [image state, text state], and opt a Namespace.")
-    images, texts = (plain_state(half, where) for half in halves)
+    images, texts, options = mapping.halves_of(content, where, "VSE-infinity")
     _check_copies(images, where)
-    return images, mapping.rename_bert_keys(texts), vars(opt)
+    return images, mapping.rename_bert_keys(texts), options
 
 
 def _words(vocabulary: WordVocabulary | None, rows: int, where: str) -> PreTrainedTokenizerBase:
@@ -219,7 +211,7 @@ def _renames(model: DualEncoder) -> list[tuple[str, str]]:
     """The map of both halves, each key behind the half's name."""
     image = GRID_RENAMES if model.config.image.kind == "updown" else REGION_RENAMES
     text = BIGRU_RENAMES if model.config.text.is_recurrent else BERT_RENAMES
-    return [(ours, f"image {theirs}") for ours, theirs in image] + [(ours, f"text {theirs}") for ours, theirs in text]
+    return mapping.half_renames(image, text)
 
 
 def export_vse_infinity(model: DualEncoder) -> dict[str, Any]:

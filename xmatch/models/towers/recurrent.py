@@ -16,6 +16,25 @@ class RecurrentOutput(NamedTuple):
     last_hidden_state: torch.Tensor
 
 
+class WordEmbeddings(nn.Module):
+    """Embeddings of words, with nothing behind them.
+
+    Args:
+        vocab_size: words.
+        word_dim: width of a word's embedding; uniform in -0.1 … 0.1 at the start.
+    """
+
+    def __init__(self, vocab_size: int, word_dim: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(num_hidden_layers=1, hidden_size=word_dim, model_type="words")
+        self.embed = nn.Embedding(vocab_size, word_dim)
+        nn.init.uniform_(self.embed.weight, -0.1, 0.1)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> RecurrentOutput:
+        """(B, L) ids to (B, L, word_dim)."""
+        return RecurrentOutput(self.embed(input_ids))
+
+
 class RecurrentEncoder(nn.Module):
     """Embedding, then one GRU layer; with both directions, their outputs are averaged.
 

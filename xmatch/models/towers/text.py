@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertModel, Pretraine
 from xmatch.errors import InputError
 from xmatch.models.staging import opened
 from xmatch.models.towers import clip
-from xmatch.models.towers.recurrent import RecurrentEncoder
+from xmatch.models.towers.recurrent import RecurrentEncoder, WordEmbeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,10 @@ class TextTowerConfig:
     first), with at most 20 tokens (Vokenization) or 75 (Maria), special tokens included.
     """
 
-    kind: Literal["transformer", "bigru", "gru"] = "transformer"
+    kind: Literal["transformer", "bigru", "gru", "words"] = "transformer"
     """`transformer`: an encoder by name, or a small BERT. `bigru`: word embeddings and a bidirectional GRU whose
-    directions are averaged (VSE-infinity). `gru`: one direction (VSE++)."""
+    directions are averaged (VSE-infinity). `gru`: one direction (VSE++, VSRN). `words`: the embeddings alone, for a
+    model that reasons over words behind its head."""
     name: str | None = "bert-base-uncased"
     """Hub name or local folder; null: a BERT from scratch in the sizes below."""
     pretrained: bool = True
@@ -36,8 +37,9 @@ class TextTowerConfig:
     """Whether the tower learns; a frozen one is always in eval mode."""
     max_len: int = 20
     """Longest caption in tokens, special tokens included."""
-    padding: Literal["longest", "max_length"] = "longest"
-    """`max_length`: pad every caption to max_len and let padding take part, as SigLIP was trained."""
+    padding: Literal["longest", "max_length", "fixed"] = "longest"
+    """`max_length`: pad every caption to max_len and let padding take part, as SigLIP was trained. `fixed`: pad to
+    max_len, and keep padding apart (CAMERA, whose later parts let it in)."""
     vocab: str = ""
     """Word vocabulary of a recurrent tower (JSON with `word2idx`); empty: the words of the training captions."""
     vocab_size: int = 6000
@@ -65,7 +67,7 @@ class TextTowerConfig:
     @property
     def is_recurrent(self) -> bool:
         """Whether the tower reads words rather than sub-words."""
-        return self.kind in ("bigru", "gru")
+        return self.kind in ("bigru", "gru", "words")
 
 
 def parse_lang_layers(text: str, *, original: bool = False) -> tuple[int, ...]:
@@ -153,6 +155,8 @@ class TextTower(nn.Module):
 
 
 def _build(config: TextTowerConfig, architecture: PretrainedConfig | None, load: bool, vocab_size: int) -> Any:
+    if config.kind == "words":
+        return WordEmbeddings(vocab_size, config.word_dim)
     if config.is_recurrent:
         return RecurrentEncoder(vocab_size, config.word_dim, config.hidden_size, both_ways=config.kind == "bigru")
     if architecture is None and config.name is None:

@@ -73,7 +73,7 @@ def _reason(error: Exception) -> str:
         return f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Copy it again."
     hint = "If it holds a whole pickled model, save its state_dict() instead, where you trust it."
     if asked[1] == "argparse.Namespace":
-        hint = "VSE-infinity's checkpoints hold one: is it of kind vse_infinity?"
+        hint = "Checkpoints of some originals hold one: is it of kind vse_infinity, vsrn or camera?"
     return f"it asks for {asked[1]}, which is refused. {hint}"
 
 

@@ -1,0 +1,1 @@
+"""What reasons over the members of a set between head and pooling, by name."""
