@@ -164,10 +164,15 @@ class VokenizeShard:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
             model = DualEncoder.from_pretrained(self.model).to(device).eval()
             keys, width = bank_shape(self.keys)[:2]
-            if width != model.config.dim:
+            if self.config.level != "sentence" and model.embedding_width != model.config.dim:
+                raise InputError(
+                    f"the tokens of {self.model!r} are {model.config.dim} wide and its images {model.embedding_width}, "
+                    "for its context head sees whole sentences alone. Use vokenize.level=sentence."
+                )
+            if width != model.embedding_width:
                 raise InputError(
                     f"the key bank {self.keys!r} has vectors of width {width}, the model {self.model!r} makes "
-                    f"width {model.config.dim}. Make the keys with this model: jobs/embed.py --side image."
+                    f"width {model.embedding_width}. Make the keys with this model: jobs/embed.py --side image."
                 )
             if keys < self.config.top_k:
                 raise InputError(f"top_k is {self.config.top_k}, but {self.keys!r} has only {keys} images.")

@@ -143,6 +143,11 @@ class AgreeRecipe:
         return model
 
     def _open(self, model: DualEncoder, images: ImageInputs) -> None:
+        if len(model.image_shape) > 1:
+            raise InputError(
+                "the losses of AGREE compare one vector an image, but this model makes several views of it: choose "
+                "another model.image_pooling than views."
+            )
         pixels = images if isinstance(images, PixelInputs) else None
         require_data(self.losses, self.config.entity, self.data, has_pixels=pixels is not None)
         train, entity, losses = self.matching.train, self.config.entity, self.losses

@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import tiny_model_object
 from stub_encoder import KEYS, StubEncoder, WithSpecials, golden_bank, line_rows
 
 from vokenize.vokenizer import (
@@ -99,6 +101,23 @@ def test_a_bank_of_another_width_is_refused(tiny_model: str, tmp_path) -> None:
     rows = pa.table({"line_id": [0], "token_ids": pa.array([[5]], pa.list_(pa.int32()))})
     with pytest.raises(InputError, match="width 5.*width 8"):
         VokenizeShard(tiny_model, str(tmp_path / "k.arrow"), VokenizeConfig())("part-00000", rows)
+
+
+def test_a_context_head_has_vokens_of_sentences_alone(tmp_path) -> None:
+    """Its vectors of sentences are three blocks wide, those of tokens one."""
+    model = tiny_model_object(context_head=True)
+    model.save_pretrained(tmp_path / "model")
+    keys = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
+    write_vectors(str(tmp_path / "k.arrow"), make_vectors(["s/1", "s/2", "s/3"], keys))
+    rows = pa.table({"line_id": [0], "token_ids": pa.array([[5, 6]], pa.list_(pa.int32()))})
+    places = str(tmp_path / "model"), str(tmp_path / "k.arrow")
+    with pytest.raises(InputError, match="8 wide and its images 24.*level=sentence"):
+        VokenizeShard(*places, VokenizeConfig(level="token"))("part-00000", rows)
+    made = VokenizeShard(*places, VokenizeConfig(level="sentence"))("part-00000", rows).table
+    ids, mask = torch.tensor([[2, 5, 6, 3]]), torch.ones(1, 4, dtype=torch.long)
+    with torch.inference_mode():
+        scores = model.embed_sentences(ids, mask).numpy() @ keys.T
+    assert made.column("sentence_vokens").to_pylist() == [[int(scores.argmax())]]
 
 
 def test_a_token_out_of_the_vocabulary_names_its_line() -> None:

@@ -14,7 +14,7 @@ from agree_data import Found, first_steps, small_captions, small_recipe, write_d
 from gloo_workers import run_workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import make_images
+from small_models import make_images, tiny_config, tiny_model_object
 from small_presets import save_clip
 
 from alignment.agree.losses import LOSS_NAMES, AgreeLossConfig
@@ -220,6 +220,13 @@ def test_cached_steps_have_the_loss_and_gradients_of_whole_ones(tmp_path_factory
     assert cached[0] == pytest.approx(whole[0], rel=1e-5)
     for name, gradient in whole[2].items():
         torch.testing.assert_close(cached[2][name], gradient, atol=5e-6, rtol=1e-4)
+
+
+def test_a_model_with_views_is_refused(tmp_path: Path, image_folder: str) -> None:
+    image = dataclasses.replace(tiny_config().image, output="grid")
+    tiny_model_object(image=image, image_pooling="views", views=2).save_pretrained(str(tmp_path / "model"))
+    with pytest.raises(InputError, match="one vector an image"):
+        small_recipe(tmp_path / "data", image_folder, start=str(tmp_path / "model")).build_model()
 
 
 def test_squares_stand_in_where_the_original_means_them_to(tmp_path: Path, image_folder: str) -> None:
