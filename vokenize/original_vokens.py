@@ -142,6 +142,16 @@ def maria_lines(shard: pa.Table, uris: Sequence[str]) -> list[str]:
     return ["\t".join(os.path.basename(uris[v]) for v in (row or ())[:top_k]) for row in found]
 
 
+def best_images(shard: pa.Table) -> list[int | None]:
+    """The best image of each line, a row of the key bank: the first of its `maria_lines`; None for an empty line.
+
+    Raises:
+        InputError: the shard holds no sentence vokens.
+    """
+    _top_k(shard, "sentence")
+    return [row[0] if row else None for row in shard.column("sentence_vokens").to_pylist()]
+
+
 def dropped_ids(dropped: Sequence[DroppedLine]) -> set[int]:
     """Ids of the lines an export left out."""
     return {line.line_id for line in dropped}

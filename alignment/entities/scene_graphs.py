@@ -38,6 +38,7 @@ class _Between(NamedTuple):
     Attributes:
         verb: basic form of the main verb; "" where there is none.
         is_passive: whether it is a past participle.
+        is_participle: whether it is a participle, and no other verb with it.
         is_finite: whether one of the verbs is.
         prepositions: after the verb, as one text.
         adjectives: after a form of "be".
@@ -48,6 +49,7 @@ class _Between(NamedTuple):
 
     verb: str
     is_passive: bool
+    is_participle: bool
     is_finite: bool
     prepositions: str
     adjectives: tuple[str, ...]
@@ -56,11 +58,14 @@ class _Between(NamedTuple):
     has_object: bool
 
 
-def scene_tuples(parsed: Parsed) -> list[SceneTuple]:
+def scene_tuples(parsed: Parsed, *, with_joined_participles: bool = True) -> list[SceneTuple]:
     """The tuples of a caption, without repeats, in order.
 
     Args:
         parsed: its words and basic noun phrases.
+        with_joined_participles: whether participles that a conjunction joins have their direct objects: "a child
+            holding an umbrella and petting a yak" then says (child, hold, umbrella) and (child, pet, yak). SPICE's
+            parser finds neither there.
 
     Returns:
         Tuples of one to three texts in lower case.
@@ -69,7 +74,7 @@ def scene_tuples(parsed: Parsed) -> list[SceneTuple]:
     found: set[SceneTuple] = {(one.name,) for one in objects}
     for one in objects:
         found.update((one.name, attribute) for attribute in _attributes(parsed.tokens, one))
-    found.update(_relations(parsed.tokens, objects))
+    found.update(_relations(parsed.tokens, objects, with_joined_participles))
     return sorted(found)
 
 
@@ -95,14 +100,18 @@ def _attributes(tokens: Sequence[Token], one: _Object) -> Iterator[str]:
             yield token.text.lower() if token.tag in ("VBG", "VBN") else token.lemma
 
 
-def _relations(tokens: Sequence[Token], objects: Sequence[_Object]) -> Iterator[SceneTuple]:
+def _relations(
+    tokens: Sequence[Token], objects: Sequence[_Object], with_joined_participles: bool
+) -> Iterator[SceneTuple]:
     """Relations between neighbours, each side with the objects that "and" joins to it, and what a subject does."""
     groups = _groups(tokens, objects)
+    gaps = [_between(tokens[a[-1].last : b[0].first]) for a, b in zip(groups, groups[1:])]
+    left_out = set() if with_joined_participles else _joined_participles(gaps)
     clause = head = subject = 0  # groups: first of the clause, first of a chain of prepositions, who does the verb
     has_finite = False
     for at, group in enumerate(groups):
         is_last = at + 1 == len(groups)
-        between = _between(tokens[group[-1].last : len(tokens) if is_last else groups[at + 1][0].first])
+        between = _between(tokens[group[-1].last :]) if is_last else gaps[at]
         if between.verb and not between.is_joined:
             subject = clause if between.is_finite and not has_finite else head
         has_finite = has_finite or between.is_finite
@@ -110,12 +119,33 @@ def _relations(tokens: Sequence[Token], objects: Sequence[_Object]) -> Iterator[
         if is_last:
             return
         source, relation = _relation(between, group, groups[head], groups[subject])
-        yield from ((one.name, relation, other.name) for one in source for other in groups[at + 1])
+        if at not in left_out:
+            yield from ((one.name, relation, other.name) for one in source for other in groups[at + 1])
         if not relation or between.verb:
             head = at + 1
         if between.is_clause or (between.is_joined and not between.verb):
             clause = subject = head
             has_finite = False
+
+
+def _joined_participles(gaps: Sequence[_Between]) -> set[int]:
+    """Numbers of the gaps whose verbs are participles with a direct object each, joined by conjunction or comma.
+
+    Those that a finite verb begins are none: "is holding an umbrella and petting a yak".
+    """
+    found: set[int] = set()
+    before: int | None = None
+    after_finite = False
+    for at, gap in enumerate(gaps):
+        is_free = gap.is_participle and not (gap.is_joined and after_finite)
+        if is_free and gap.has_object and not gap.prepositions and not gap.is_clause:
+            if gap.is_joined and before is not None:
+                found |= {before, at}
+            before = at
+        elif gap.verb or gap.is_clause:
+            before = None
+        after_finite = not gap.is_clause and not is_free and (after_finite or gap.is_finite)
+    return found
 
 
 def _said_of(between: _Between, is_last: bool) -> Iterator[str]:
@@ -166,6 +196,7 @@ def _between(tokens: Sequence[Token]) -> _Between:
     return _Between(
         verb=tokens[main[-1]].lemma if main else "",
         is_passive=bool(main) and tokens[main[-1]].tag == "VBN",
+        is_participle=bool(main) and len(verbs) == 1 and tokens[main[-1]].tag in ("VBG", "VBN"),
         is_finite=any(tokens[at].tag in FINITE for at in verbs),
         prepositions=" ".join(token.text.lower() for token in links),
         adjectives=tuple(token.lemma for token in tokens if is_state and token.tag in ADJECTIVES),

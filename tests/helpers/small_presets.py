@@ -15,7 +15,7 @@ from jobs import convert
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 OURS = ("example", "recommended")
 """How the names of presets begin that no original has."""
-ALIGNMENT = ("agree", "selfalign")
+ALIGNMENT = ("agree", "selfalign", "mvptr")
 """What stands in the names of those that jobs/train_alignment.py takes."""
 PRESETS = sorted(
     path.stem

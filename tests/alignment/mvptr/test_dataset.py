@@ -15,6 +15,7 @@ from alignment.mvptr.dataset import MVPTRDataset
 from alignment.mvptr.model import Inputs
 from alignment.mvptr.regions.region_tsv import write_mvptr
 from alignment.mvptr.regions.table import write_regions
+from xmatch.data.region_files import write_line_offsets
 from xmatch.errors import InputError
 
 PAIRS = [
@@ -104,3 +105,15 @@ def test_widths_ids_and_labels_that_do_not_fit_name_file_and_row(place: Path) ->
     (place / "pairs.json").write_text(json.dumps([{k: v for k, v in PAIRS[0].items() if k != "label"}]))
     with pytest.raises(InputError, match="row 0: no label"):
         opened(place).get_label(0)
+
+
+def test_a_truncated_line_names_file_and_line(place: Path) -> None:
+    path = place / "predictions.tsv"
+    lines = path.read_text().splitlines()
+    key, payload = lines[1].split("\t")
+    content = json.loads(payload)
+    content["feature"] = content["feature"][:-4]
+    path.write_text("".join(f"{one}\n" for one in (lines[0], f"{key}\t{json.dumps(content)}", lines[2])))
+    write_line_offsets(str(path))
+    with pytest.raises(InputError, match=r"predictions.tsv', line 2: features have .* bytes, which are not 4 rows"):
+        opened(place, region_width=11)[0]

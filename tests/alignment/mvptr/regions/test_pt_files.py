@@ -103,6 +103,23 @@ def test_every_tsv_goes_out_and_comes_back(tmp_path: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ids", "written"),
+    [
+        (["toy/a", "toy/b"], ["a", "b"]),
+        (["toy/a"], ["a"]),
+        (["toy/a", "other/a"], ["toy/a", "other/a"]),
+        (["a", "b"], ["a", "b"]),
+        (["a"], ["a"]),
+    ],
+)
+def test_images_of_one_set_go_out_without_its_name(tmp_path: Path, ids: list[str], written: list[str]) -> None:
+    images = [image._replace(image_id=one) for image, one in zip(some_regions(len(ids)), ids, strict=True)]
+    write_regions(str(tmp_path / "r.arrow"), images)
+    convert_mvptr("export", str(tmp_path / "r.arrow"), str(tmp_path), MvptrFiles(file="tsv"))
+    assert list(json.loads((tmp_path / "imageid2idx.json").read_text())) == written
+
+
+@pytest.mark.parametrize(
     ("part", "content", "message"),
     [
         ("img_frcnn_feats", {"7": torch.zeros(2, 3), "5": [1]}, r"feats.pt', row 1: image '5' has no matrix"),
