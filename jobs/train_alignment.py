@@ -1,23 +1,25 @@
-"""Fine-tune a dual encoder so that entities, not only whole sentences, belong to images (AGREE), on Ray Train."""
+"""Train so that parts, not only wholes, of texts and images belong together (AGREE, SelfAlign, MVPTR), on Ray Train."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.agree.choices import CaptionedImages
-from alignment.agree.losses import TEXTUAL, VISUAL, AgreeLossConfig
+from alignment.agree.losses import AgreeLossConfig
 from alignment.agree.recipe import AgreeConfig, AgreeData, AgreeRecipe, require_data
-from alignment.agree.slots import ChosenEntities, EntityConfig, choose_entities
-from alignment.agree.survey import box_rows
-from alignment.entities.entity_tables import read_entities
+from alignment.agree.slots import EntityConfig
+from alignment.agree.survey import entities_of, survey
+from alignment.mvptr.recipe_config import MvptrTrainConfig
+from alignment.selfalign.config import SelfAlignConfig
+from alignment.selfalign.recipe import SelfAlignRecipe, SelfAlignRecipeConfig
+from jobs import _mvptr_training
 from raydeploy.connect import RayConfig
 from raydeploy.feature_bank import require_same_tower
 from raydeploy.forecast import Forecast, can_measure
@@ -27,6 +29,7 @@ from raydeploy.training import TrainerConfig, fit, read_history
 from raydeploy.training_forecast import training_fact, training_forecast
 from raydeploy.training_rows import bad_rows, best_of, result_rows, size_of, workers_of
 from xmatch.data import files
+from xmatch.data.augment import SizeAugmentConfig
 from xmatch.data.captions import CaptionSet
 from xmatch.data.local_cache import CacheConfig, LocalCache
 from xmatch.errors import InputError
@@ -35,18 +38,25 @@ from xmatch.models.dual_encoder import DualEncoderConfig
 from xmatch.training.dual_encoder_recipe import RecipeConfig, RecipeData
 from xmatch.training.initial_weights import starting_tokenizer
 from xmatch.training.leakage import seen_record
+from xmatch.training.objectives import LossConfig
 from xmatch.training.optim import OptimConfig
+from xmatch.training.recipe import Recipe
 from xmatch.training.samples import CaptionsConfig, read_split, write_samples
+from xmatch.training.side_losses import SideLossConfig
 from xmatch.training.trained_model import publish_model, trained_card
 from xmatch.training.trial import try_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAlignmentConfig:
-    """Settings of one fine-tuning."""
+    """Settings of one training."""
 
     output: str
     """Folder or s3:// prefix for the model, its checkpoints and the record of the run."""
+    method: Literal["agree", "selfalign", "mvptr"] = "agree"
+    """`agree`: fine-tune on entities, with `losses` and `entity`. `selfalign`: align regions with words, with `loss`,
+    `side_losses` and `selfalign`. `mvptr`: pre-train or fine-tune an MVPTR, with `mvptr`, init_from, optim and trainer
+    alone. What is of another method is not looked at."""
     train: CaptionsConfig = field(default_factory=CaptionsConfig)
     """Captioned images to learn from."""
     valid: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(split="val"))
@@ -59,14 +69,24 @@ class TrainAlignmentConfig:
     object_photos: str = ""
     """Folders of the other images, named by their ids, joined by commas."""
     init_from: str = ""
-    """Saved model to start from: a folder, URI or hub name."""
+    """Saved model to start from: a folder, URI or hub name; empty: from scratch."""
     model: DualEncoderConfig | None = None
-    """Null: the model of init_from as it is. Else towers, heads and poolings, which take over the weights of init_from
-    wherever names and shapes agree."""
+    """Null: the model of init_from as it is (AGREE). Else towers, heads and poolings, which take over the weights of
+    init_from wherever names and shapes agree."""
     losses: AgreeLossConfig = field(default_factory=AgreeLossConfig)
-    """What is minimised."""
+    """AGREE: what is minimised."""
     entity: EntityConfig = field(default_factory=EntityConfig)
-    """Which entities take part."""
+    """AGREE: which entities take part."""
+    loss: LossConfig = field(default_factory=lambda: LossConfig(name="hardest_triplet", margin=0.2))
+    """SelfAlign: the matching loss."""
+    side_losses: SideLossConfig = field(default_factory=SideLossConfig)
+    """SelfAlign: losses of the host beside the matching one."""
+    selfalign: SelfAlignConfig = field(default_factory=SelfAlignConfig)
+    """SelfAlign: what is minimised beside it."""
+    size_augment: SizeAugmentConfig = field(default_factory=SizeAugmentConfig)
+    """SelfAlign: how many words, regions and grid cells are dropped."""
+    mvptr: MvptrTrainConfig = field(default_factory=MvptrTrainConfig)
+    """MVPTR: task, data, sizes and losses."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             name="adamw",
@@ -99,17 +119,16 @@ class TrainAlignmentConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything starts."""
+        if self.method == "mvptr":
+            _mvptr_training.check(self)
+            return
         if not self.train.captions or not self.valid.captions:
             raise InputError("give train.captions and valid.captions, and the folders of their images.")
         if "text" in (self.train.inputs, self.valid.inputs):
             raise InputError("inputs=text has captions without images; aligning entities with images needs both.")
-        if self.model is None and not self.init_from:
-            raise InputError("give init_from, the model to fine-tune, or model to make one anew.")
-        if self.model is None and self.tokenizer:
-            raise InputError("the model of init_from brings its own tokenizer; give tokenizer only with model.")
         if self.features and self.augment == "random_crop":
             raise InputError("augment=random_crop cuts images anew in every epoch; leave it out, or features.")
-        require_data(self.losses, self.entity, self.data, has_pixels=self.has_pixels)
+        METHODS[self.method].check(self)
 
     @property
     def data(self) -> AgreeData:
@@ -124,18 +143,18 @@ class TrainAlignmentConfig:
 
 def plan(config: TrainAlignmentConfig) -> Plan:
     """What the run will do, from captions, entities and boxes alone."""
+    if config.method == "mvptr":
+        return _mvptr_training.plan(config)
     model = model_config(config)
     train, valid = read_splits(config)
-    chosen = entities_of(config, train)
     steps = -(-len(train.captions) // config.trainer.batch_size)
     rows = [
         ("training", size_of(train)),
         ("validation", size_of(valid)),
         ("start", config.init_from or "anew"),
         ("images", _image_source(config, model)),
-        ("losses", ", ".join(f"{config.losses.weight(name):g} {name}" for name in config.losses.active)),
-        *(chosen.counts.rows() if chosen else []),
-        *survey(config, train, chosen),
+        ("losses", METHODS[config.method].losses(config)),
+        *METHODS[config.method].survey(config, train),
         ("steps", f"{steps:,} x {config.trainer.epochs} epochs of {config.trainer.batch_size} captions"),
         *_warm_up(config.optim, steps * config.trainer.epochs),
         ("workers", workers_of(config.trainer)),
@@ -168,32 +187,6 @@ def model_config(config: TrainAlignmentConfig) -> DualEncoderConfig:
     if config.has_pixels and model.image.kind == "regions":
         raise InputError("this model takes ready-made features: give train.inputs=regions or features.")
     return model
-
-
-def entities_of(config: TrainAlignmentConfig, train: CaptionSet) -> ChosenEntities | None:
-    """The entities that take part; None where none are given.
-
-    Raises:
-        InputError: there are none, but a loss in use needs them; or they are of other captions.
-    """
-    if not config.entities:
-        return None
-    table = read_entities(config.entities)
-    chosen = choose_entities(train.caption_ids, train.captions, table, config.entity, config.entities)
-    if not chosen.counts.used and config.losses.needs(*TEXTUAL, "grounded_mask"):
-        raise InputError(
-            f"none of the {chosen.counts.captions:,} captions has an entity of at most {config.entity.max_words} words "
-            f"in {config.entities!r}; make the entities again, or use the losses that need none."
-        )
-    return chosen
-
-
-def survey(config: TrainAlignmentConfig, train: CaptionSet, chosen: ChosenEntities | None) -> list[tuple[str, str]]:
-    """How many captions the losses on painted images find something for."""
-    if not config.losses.needs(*VISUAL, "grounded_mask") or not config.boxes:
-        return []
-    own = CaptionedImages.of(train, chosen.spans if chosen else None)
-    return box_rows(own, config.data, config.losses, may_be_none=config.entity.fallback == "square")
 
 
 def _image_source(config: TrainAlignmentConfig, model: DualEncoderConfig) -> str:
@@ -235,6 +228,8 @@ def forecast_training(config: TrainAlignmentConfig, model: DualEncoderConfig, tr
 
 def body(config: TrainAlignmentConfig, run: Run) -> Report:
     """Samples to Arrow, epochs, and the best model."""
+    if config.method == "mvptr":
+        return _mvptr_training.body(config, run)
     model = model_config(config)
     data = {side: files.join(config.output, "data", side) for side in ("train", "valid")}
     train, valid = read_splits(config)
@@ -257,8 +252,7 @@ def body(config: TrainAlignmentConfig, run: Run) -> Report:
     last = result.history[-1]
     rows = result_rows(folder, result, best)
     rows += [(f"last {name}", f"{last[name]:.4g}") for name in ("loss", *loss_names(last))]
-    chosen = entities_of(config, train)
-    values = {"best": best, "history": result.history, "entities": asdict(chosen.counts) if chosen else None}
+    values = {"best": best, "history": result.history, **METHODS[config.method].values(config, train)}
     return Report(rows, values, fact=training_fact(result.history, before, 0.0))
 
 
@@ -268,10 +262,10 @@ def loss_names(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _training_words(config: TrainAlignmentConfig, train: CaptionSet) -> str:
-    losses = ", ".join(f"{config.losses.weight(name):g} {name}" for name in config.losses.active)
+    start, method = config.init_from.rstrip("/").rsplit("/", 1)[-1], METHODS[config.method]
     return (
-        f"fine-tuned from `{config.init_from.rstrip('/').rsplit('/', 1)[-1] or 'nothing'}` with the losses {losses} "
-        f"(AGREE) for {config.trainer.epochs} epochs on {size_of(train)} of "
+        f"{f'fine-tuned from `{start}`' if start else 'trained from scratch'} with the losses {method.losses(config)} "
+        f"({method.name}) for {config.trainer.epochs} epochs on {size_of(train)} of "
         f"`{config.train.captions.rsplit('/', 1)[-1]}`, split `{config.train.split}`"
     )
 
@@ -282,7 +276,7 @@ def recipe_of(
     data: Mapping[str, str],
     start: str,
     captions: Sequence[str],
-) -> Callable[[], AgreeRecipe]:
+) -> Callable[[], Recipe]:
     """What is trained, made anew in every worker.
 
     Args:
@@ -294,15 +288,18 @@ def recipe_of(
     """
     matching = RecipeConfig(
         model=model,
+        loss=config.loss,
+        side_losses=config.side_losses,
+        augment=config.size_augment,
         groups=config.optim,
         gradient_checkpointing=config.trainer.gradient_checkpointing,
         crops=config.augment == "random_crop",
     )
-    settings = AgreeConfig(matching=matching, losses=config.losses, entity=config.entity, as_saved=config.model is None)
     samples = RecipeData(
         train=data["train"], valid=data["valid"], features=config.features, init_from=start, cache=config.cache
     )
-    return partial(AgreeRecipe, settings, build_tokenizer(config, captions), samples, config.data)
+    tokenizer = build_tokenizer(config, captions)
+    return METHODS[config.method].recipe(config, matching, tokenizer, samples)
 
 
 def build_tokenizer(config: TrainAlignmentConfig, captions: Sequence[str]) -> PreTrainedTokenizerBase:
@@ -310,6 +307,75 @@ def build_tokenizer(config: TrainAlignmentConfig, captions: Sequence[str]) -> Pr
     if config.model is None:
         return checkpoints.read_tokenizer(checkpoints.resolve(config.init_from))
     return starting_tokenizer(config.model.text, captions, tokenizer=config.tokenizer, init_from=config.init_from)
+
+
+class Method(NamedTuple):
+    """A way to align: its name, and what of a run depends on it."""
+
+    name: str
+    check: Callable[[TrainAlignmentConfig], None]
+    losses: Callable[[TrainAlignmentConfig], str]
+    survey: Callable[[TrainAlignmentConfig, CaptionSet], list[tuple[str, str]]]
+    values: Callable[[TrainAlignmentConfig, CaptionSet], dict[str, Any]]
+    recipe: Callable[[TrainAlignmentConfig, RecipeConfig, PreTrainedTokenizerBase, RecipeData], Callable[[], Recipe]]
+
+
+def _check_agree(config: TrainAlignmentConfig) -> None:
+    if config.model is None and not config.init_from:
+        raise InputError("give init_from, the model to fine-tune, or model to make one anew.")
+    if config.model is None and config.tokenizer:
+        raise InputError("the model of init_from brings its own tokenizer; give tokenizer only with model.")
+    require_data(config.losses, config.entity, config.data, has_pixels=config.has_pixels)
+
+
+def _agree_values(config: TrainAlignmentConfig, train: CaptionSet) -> dict[str, Any]:
+    chosen = entities_of(train, config.data, config.entity, config.losses)
+    return {"entities": asdict(chosen.counts) if chosen else None}
+
+
+def _agree_recipe(
+    config: TrainAlignmentConfig, matching: RecipeConfig, tokenizer: PreTrainedTokenizerBase, samples: RecipeData
+) -> Callable[[], Recipe]:
+    matching = replace(matching, augment=SizeAugmentConfig(), side_losses=SideLossConfig())
+    settings = AgreeConfig(matching=matching, losses=config.losses, entity=config.entity, as_saved=config.model is None)
+    return partial(AgreeRecipe, settings, tokenizer, samples, config.data)
+
+
+def _check_selfalign(config: TrainAlignmentConfig) -> None:
+    if config.model is None:
+        raise InputError("method=selfalign trains host and alignment together: give model, or a preset that has one.")
+    if config.entities or config.boxes or config.object_photos:
+        raise InputError("entities, boxes and object_photos belong to method=agree; leave them out.")
+
+
+def _selfalign_losses(config: TrainAlignmentConfig) -> str:
+    weights = {config.loss.name: 1.0, **config.side_losses.weights, **config.selfalign.weights}
+    return ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
+
+
+METHODS = {
+    "agree": Method(
+        "AGREE",
+        _check_agree,
+        lambda config: ", ".join(f"{config.losses.weight(name):g} {name}" for name in config.losses.active),
+        lambda config, train: survey(train, config.data, config.entity, config.losses),
+        _agree_values,
+        _agree_recipe,
+    ),
+    "selfalign": Method(
+        "SelfAlign",
+        _check_selfalign,
+        _selfalign_losses,
+        lambda config, train: [],
+        lambda config, train: {},
+        lambda config, matching, tokenizer, samples: partial(
+            SelfAlignRecipe,
+            SelfAlignRecipeConfig(matching=matching, selfalign=config.selfalign),
+            tokenizer,
+            samples,
+        ),
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,16 +1,48 @@
-"""How many captions the losses on painted images find something for, before a run starts."""
+"""How many captions the losses find something for, before a run starts."""
 
 from __future__ import annotations
 
 import pyarrow.compute as pc
 
 from alignment.agree.choices import CaptionedImages, GroundedChoices, ObjectChoices
-from alignment.agree.losses import VISUAL, AgreeLossConfig
+from alignment.agree.losses import TEXTUAL, VISUAL, AgreeLossConfig
 from alignment.agree.recipe import AgreeData
-from alignment.entities.entity_tables import read_boxes
+from alignment.agree.slots import ChosenEntities, EntityConfig, choose_entities
+from alignment.entities.entity_tables import read_boxes, read_entities
 from alignment.entities.grounding import SOURCE as GROUNDING
 from alignment.entities.visual_genome import SOURCE as VISUAL_GENOME
+from xmatch.data.captions import CaptionSet
 from xmatch.errors import InputError
+
+
+def entities_of(
+    train: CaptionSet, data: AgreeData, entity: EntityConfig, losses: AgreeLossConfig
+) -> ChosenEntities | None:
+    """The entities that take part; None where none are given.
+
+    Raises:
+        InputError: there are none, but a loss in use needs them; or they are of other captions.
+    """
+    if not data.entities:
+        return None
+    table = read_entities(data.entities)
+    chosen = choose_entities(train.caption_ids, train.captions, table, entity, data.entities)
+    if not chosen.counts.used and losses.needs(*TEXTUAL, "grounded_mask"):
+        raise InputError(
+            f"none of the {chosen.counts.captions:,} captions has an entity of at most {entity.max_words} words "
+            f"in {data.entities!r}; make the entities again, or use the losses that need none."
+        )
+    return chosen
+
+
+def survey(train: CaptionSet, data: AgreeData, entity: EntityConfig, losses: AgreeLossConfig) -> list[tuple[str, str]]:
+    """How many captions have entities, and how many the losses on painted images find something for."""
+    chosen = entities_of(train, data, entity, losses)
+    rows = chosen.counts.rows() if chosen else []
+    if not losses.needs(*VISUAL, "grounded_mask") or not data.boxes:
+        return rows
+    own = CaptionedImages.of(train, chosen.spans if chosen else None)
+    return [*rows, *box_rows(own, data, losses, may_be_none=entity.fallback == "square")]
 
 
 def box_rows(
