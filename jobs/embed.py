@@ -19,12 +19,14 @@ from raydeploy.staging import place_for_workers
 from raydeploy.streams import run_shards
 from xmatch.data import files
 from xmatch.data.image_sets import ImageReader, ImageSource, plan_image_shards
+from xmatch.data.region_sources import RegionReader, RegionSource, plan_region_shards, region_files
 from xmatch.data.steps import Reader, Shard
 from xmatch.data.text_lines import LineSource, TextReader, plan_line_shards
-from xmatch.embedding import EmbedImages, EmbedTexts
+from xmatch.embedding import EmbedImages, EmbedRegions, EmbedTexts
 from xmatch.errors import InputError
 from xmatch.models.checkpoints import model_hash, read_config, read_tokenizer, resolve, weight_counts
 from xmatch.models.dual_encoder import DualEncoderConfig
+from xmatch.models.parts import BLOCKS
 from xmatch.models.towers.image import ImageTowerConfig
 from xmatch.models.towers.text import TextTowerConfig
 from xmatch.training.samples import CaptionsConfig, read_split
@@ -34,15 +36,16 @@ from xmatch.training.samples import CaptionsConfig, read_split
 class EmbedConfig:
     """Settings of one embedding run."""
 
-    side: Literal["image", "text", "prompts", "masked_texts", "image_features", "text_features"]
-    """`image` makes a key bank, `text` a bank of sentence embeddings. `prompts` and `masked_texts` embed what
-    extract_entities found: "a photo containing ENTITY", and captions with one entity masked. `image_features` and
-    `text_features` run a frozen tower over captioned splits once, so that training need not: see features and
-    text_features of train_xmatch."""
+    side: Literal["image", "regions", "text", "prompts", "masked_texts", "image_features", "text_features"]
+    """`image` makes a key bank of photographs, `regions` one of ready-made region features, `text` a bank of sentence
+    embeddings; a model with several views writes as many rows an image, in one group. `prompts` and `masked_texts`
+    embed what extract_entities found: "a photo containing ENTITY", and captions with one entity masked.
+    `image_features` and `text_features` run a frozen tower over captioned splits once, so that training need not: see
+    features and text_features of train_xmatch."""
     output: str
     """Folder for the bank."""
     model: str = ""
-    """Dual encoder of `image` and `text`: a folder, or a hub name, NAME@REVISION to pin it."""
+    """Dual encoder of `image`, `regions` and `text`: a folder, or a hub name, NAME@REVISION to pin it."""
     captions: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(split="train,val,test"))
     """The captioned splits of the feature sides; ids are those that training looks up."""
     image_tower: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -56,9 +59,12 @@ class EmbedConfig:
     feature_dtype: Literal["float32", "float16"] = "float32"
     """Number format of features."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Number format of a key bank (`image`). Half the bytes cost precision: searches are exact for what is stored."""
+    """Number format of a key bank (`image`, `regions`). Half the bytes cost precision: searches are exact for what is
+    stored."""
     images: ImageSource = field(default_factory=ImageSource)
     """The images of `--side image`."""
+    regions: RegionSource = field(default_factory=RegionSource)
+    """The features of `--side regions`."""
     texts: LineSource = field(default_factory=LineSource)
     """The texts of `--side text`."""
     entities: EntitySource = field(default_factory=EntitySource)
@@ -92,13 +98,18 @@ class EmbedConfig:
             raise InputError(f"--side {self.side} needs --model, a saved dual encoder.")
         if self.side == "image" and not self.images.root:
             raise InputError("--side image needs images: give --images.root and --images.set_name.")
+        if self.side == "regions" and not self.regions.path:
+            raise InputError(
+                "--side regions needs --regions.path, a bank of region features, or a precomputed folder with "
+                "--regions.split."
+            )
         if self.side == "text" and not self.texts.path:
             raise InputError("--side text needs --texts.path, a file with one text a line.")
         if self.side in ("prompts", "masked_texts") and not self.entities.path:
             raise InputError(f"--side {self.side} needs --entities.path, the output of extract_entities.")
 
 
-def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, EmbedImages | EmbedTexts]:
+def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, EmbedImages | EmbedRegions | EmbedTexts]:
     """The shards of a run, what reads them, and what embeds them."""
     threads = max(1, int(config.ray.cpus_per_actor))
     if config.side == "image":
@@ -113,6 +124,16 @@ def work_of(config: EmbedConfig) -> tuple[list[Shard], Reader, EmbedImages | Emb
             decoders=config.decoders,
         )
         return shards, ImageReader(config.images), step
+    if config.side == "regions":
+        regions = EmbedRegions(
+            config.model,
+            config.regions,
+            batch_size=config.batch_size,
+            threads=threads,
+            device=config.device,
+            dtype=config.dtype,
+        )
+        return plan_region_shards(config.regions, config.rows_per_shard), RegionReader(config.regions), regions
     texts = EmbedTexts(config.model, batch_size=config.batch_size, threads=threads, device=config.device)
     if config.side in ("prompts", "masked_texts"):
         kind: Kind = "prompts" if config.side == "prompts" else "masked_texts"
@@ -132,6 +153,9 @@ def source_of(config: EmbedConfig) -> str:
     """What is embedded, for the record of a run."""
     if config.side == "image":
         return repr(config.images)
+    if config.side == "regions":
+        contents = " ".join(files.sha256(path) for path in region_files(config.regions))
+        return f"regions split={config.regions.split} {contents}"
     if config.side == "text":
         return f"{config.texts} {files.sha256(config.texts.path)}"
     hashes = [files.sha256(path) for path in table_files(config.entities.path, "entities")]
@@ -155,7 +179,7 @@ def plan(config: EmbedConfig) -> Plan:
         reader,
         shards,
         config.ray,
-        unit="images" if config.side == "image" else "texts",
+        unit=unit_of(config),
         count=lambda counts: sum(counts.values()),
         memory_bytes=PROCESS_BYTES + 4 * weights.total,
     )
@@ -168,10 +192,23 @@ def plan(config: EmbedConfig) -> Plan:
     if config.side in ("prompts", "masked_texts"):
         rows.append(("entities", str(entity_counts(config.entities))))
     if isinstance(found, Forecast):
-        width = read_config(resolve(config.model), DualEncoderConfig).dim
-        amount = byte_size(found.units * width * (4 if config.dtype == "float32" else 2))
-        rows.append(("bank", f"about {found.units:,.0f} vectors of width {width}, {amount}"))
+        views, width = vectors_of(config)
+        vectors = found.units * views
+        amount = byte_size(vectors * width * (4 if config.dtype == "float32" else 2))
+        rows.append(("bank", f"about {vectors:,.0f} vectors of width {width}, {amount}"))
     return Plan(rows, found)
+
+
+def unit_of(config: EmbedConfig) -> str:
+    """What is counted."""
+    return "images" if config.side in ("image", "regions") else "texts"
+
+
+def vectors_of(config: EmbedConfig) -> tuple[int, int]:
+    """Vectors of one image or text, and their width."""
+    model = read_config(resolve(config.model), DualEncoderConfig)
+    has_views = unit_of(config) == "images" and model.image_pooling == "views"
+    return model.views if has_views else 1, model.dim * (BLOCKS if model.context_head else 1)
 
 
 def features(config: EmbedConfig, run: Run) -> Report:
@@ -212,14 +249,14 @@ def body(config: EmbedConfig, run: Run) -> Report:
     shards, reader, step = work_of(config)
     identity: dict[str, Any] = {"side": config.side, "model": model_hash(config.model)}
     identity |= {"source": source_of(config), "batch": config.batch_size}
-    if config.side == "image" and config.dtype != "float32":
+    if unit_of(config) == "images" and config.dtype != "float32":
         identity["dtype"] = config.dtype
     if config.side == "image" and config.precision != "float32":
         identity["precision"] = config.precision
     ledger = Ledger(config.output, identity)
     step.model = place_for_workers(config.model, "model", config.output, config.staging)
     fact = Fact()
-    with run.progress(None, "images" if config.side == "image" else "texts") as progress:
+    with run.progress(None, unit_of(config)) as progress:
         for report in run_shards(shards, reader, step, ledger, suffix="arrow", ray=config.ray):
             progress.advance(sum(report.counts.values()))
             fact.add(report, sum(report.counts.values()))

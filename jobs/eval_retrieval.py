@@ -1,4 +1,7 @@
-"""Measure image-to-text and text-to-image retrieval on a benchmark, beside the published figures."""
+"""Measure image-to-text and text-to-image retrieval on a benchmark, beside the published figures.
+
+With --rerank mvptr the model is an MVPTR, and its cross encoder orders the candidates anew that its vectors found.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,42 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from jobs import _two_step
+from jobs._two_step import TwoStepConfig
 from raydeploy.config import config_hash, to_plain
 from raydeploy.connect import RayConfig, connect
 from raydeploy.forecast import PROCESS_BYTES, Fact, Forecast, forecast_of
 from raydeploy.ledger import Ledger
 from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.shard_actor import ShardActor
 from raydeploy.staging import place_for_workers
 from raydeploy.streams import run_shards
 from raydeploy.versions import versions
 from xmatch.data import files
 from xmatch.data.captions import CaptionSet
 from xmatch.data.image_listing import image_listing, plan_listing_shards, read_listing
-from xmatch.data.precomp import read_precomp
+from xmatch.data.region_sources import RegionReader, RegionSource, plan_region_shards, region_files
 from xmatch.data.vectors import make_vectors, matrix, read_vectors, write_vectors
-from xmatch.embedding import EmbedImages
+from xmatch.embedding import EmbedImages, EmbedRegions
 from xmatch.errors import InputError
 from xmatch.evaluation.benchmarks import benchmark_of, size_warning
 from xmatch.evaluation.comparison import comparison_text
 from xmatch.evaluation.evaluated import embedding_places
 from xmatch.evaluation.gallery import GalleryConfig, read_gallery
 from xmatch.evaluation.measures import ConfidenceConfig, Request
-from xmatch.evaluation.members import LINE_ID, EmbeddingsConfig, Member, embeddings_member, places, similarity_member
+from xmatch.evaluation.members import (
+    LINE_ID,
+    EmbeddingsConfig,
+    Member,
+    embeddings_member,
+    image_rows,
+    places,
+    similarity_member,
+)
 from xmatch.evaluation.provenance import (
     data_hashes,
     evaluation_versions,
@@ -41,7 +55,7 @@ from xmatch.evaluation.provenance import (
     unknown_overlap,
 )
 from xmatch.evaluation.results import write_results
-from xmatch.evaluation.similarities import EmbeddingSimilarities
+from xmatch.evaluation.view_similarities import across
 from xmatch.models import checkpoints
 from xmatch.models.dual_encoder import DualEncoder, DualEncoderConfig
 
@@ -79,6 +93,11 @@ class EvalRetrievalConfig:
     """Candidates of every query listed in retrieved.parquet, found by exact search; 0: no list."""
     batch_size: int = 32
     """Images in one forward pass."""
+    rerank: Literal["none", "mvptr"] = "none"
+    """`mvptr`: the model is a saved MVPTR; the figures of its own vectors (coarse) come with those of its cross encoder
+    (fine), and of both together where weights were tuned (fused)."""
+    two_step: TwoStepConfig = field(default_factory=TwoStepConfig)
+    """What --rerank mvptr needs."""
     ray: RayConfig = field(default_factory=RayConfig)
     """Where images are embedded."""
 
@@ -95,6 +114,14 @@ class EvalRetrievalConfig:
                 f"{self.batch_size}."
             )
 
+        if self.rerank == "mvptr":
+            _two_step.check(self, places(self.model))
+
+    @property
+    def photo_models(self) -> list[str]:
+        """The models that read photographs; an MVPTR reads ready-made regions."""
+        return [] if self.rerank == "mvptr" else [model for model in places(self.model) if reads_photos(model)]
+
     @property
     def threads(self) -> int:
         """Of whatever reads photos."""
@@ -109,7 +136,7 @@ def reads_photos(model: str) -> bool:
 
 def gallery_of(config: EvalRetrievalConfig) -> CaptionSet:
     """The split, with photographs if a model needs them."""
-    return read_gallery(config.data, needs_images=any(map(reads_photos, places(config.model))))
+    return read_gallery(config.data, needs_images=bool(config.photo_models))
 
 
 def request_of(config: EvalRetrievalConfig, gallery: CaptionSet, members: list[Member]) -> Request:
@@ -136,6 +163,7 @@ def plan(config: EvalRetrievalConfig) -> Plan:
         *([("overlap", overlap_text(known))] if known else []),
         *([("note", warning)] if warning else []),
         *([("bad rows", f"{gallery.bad_rows:,}; the first: {gallery.first_bad[0]}")] if gallery.bad_rows else []),
+        *(_two_step.plan_rows(config, places(config.model)[0], gallery) if config.rerank == "mvptr" else []),
         ("scores", f"{len(gallery.image_ids) * len(gallery.captions):,} pairs for each member"),
     ]
     return Plan(rows, found)
@@ -143,7 +171,7 @@ def plan(config: EvalRetrievalConfig) -> Plan:
 
 def forecast_photos(config: EvalRetrievalConfig, gallery: CaptionSet) -> Forecast | str:
     """How long embedding the photographs will take, nearly all of the time; or why that is not known."""
-    models = [model for model in places(config.model) if reads_photos(model)]
+    models = config.photo_models
     if not models:
         return "not measured: nothing is to be embedded"
     with tempfile.TemporaryDirectory() as folder:
@@ -187,21 +215,22 @@ def embed_photos(config: EvalRetrievalConfig, run: Run, model: str, gallery: Cap
     return ledger.output
 
 
-def embed_regions(config: EvalRetrievalConfig, model: str) -> npt.NDArray[np.float32]:
-    """Embed the ready-made regions of a precomputed folder in this process; (N, D) unit rows.
+def embed_regions(config: EvalRetrievalConfig, model: str, bank: str) -> str:
+    """Embed the ready-made regions of a precomputed folder in this process, into the folder `bank`; that folder.
 
     Raises:
-        InputError: the folder has none.
+        InputError: the folder has none, or lacks what the model has to know of them.
     """
-    regions = read_precomp(config.data.captions, config.data.split).regions
-    if regions is None:
-        raise InputError(
-            f"{model!r} takes ready-made regions, but {config.data.captions!r} has no {config.data.split}_ims.npy."
-        )
-    encoder = DualEncoder.from_pretrained(model)
-    starts = range(0, len(regions), config.batch_size)
-    batches = (np.array(regions[start : start + config.batch_size], np.float32) for start in starts)
-    return np.concatenate([encoder.encode_features(batch) for batch in batches])
+    source = RegionSource(path=config.data.captions, split=config.data.split)
+    hashes = {path.rsplit("/", 1)[-1]: files.sha256(path) for path in region_files(source)}
+    ledger = Ledger(bank, {"model": checkpoints.model_hash(model), "regions": hashes})
+    step = EmbedRegions(model, source, batch_size=config.batch_size, threads=config.threads)
+    worker, read = ShardActor(step, bank, "arrow"), RegionReader(source)
+    shards = plan_region_shards(source, images_per_shard=512)
+    for shard in shards:
+        worker.run_shard(shard.id, read(shard))
+    ledger.finish([shard.id for shard in shards])
+    return ledger.output
 
 
 def model_member(config: EvalRetrievalConfig, run: Run, model: str, gallery: CaptionSet, fact: Fact) -> Member:
@@ -209,21 +238,18 @@ def model_member(config: EvalRetrievalConfig, run: Run, model: str, gallery: Cap
     digest = checkpoints.model_hash(model)
     kept = embedding_places(config.output, digest, gallery)
     if reads_photos(model):
-        images = _float32(embed_photos(config, run, model, gallery, kept.images, fact))
+        images = image_rows(embed_photos(config, run, model, gallery, kept.images, fact), gallery)
     else:
-        images = embed_regions(config, model)
+        images = image_rows(embed_regions(config, model, kept.images), gallery)
     bank = kept.texts
     if not files.exists(bank):
         texts = DualEncoder.from_pretrained(model).encode_texts(gallery.captions)
         is_unique = len(set(gallery.caption_ids)) == len(texts)
         ids = gallery.caption_ids if is_unique else [f"{LINE_ID}{row}" for row in range(len(texts))]
         write_vectors(bank, make_vectors(ids, texts))
-    pair = (images, _float32(bank))
-    return Member("model", model, EmbeddingSimilarities(*pair), pair, {"model": digest})
-
-
-def _float32(bank: str) -> npt.NDArray[np.float32]:
-    return np.asarray(matrix(read_vectors(bank)), dtype=np.float32)
+    texts = np.asarray(matrix(read_vectors(bank)), dtype=np.float32)
+    source = across(images, texts)
+    return Member("model", model, source, (source.images, source.texts), {"model": digest})
 
 
 def members_of(config: EvalRetrievalConfig, run: Run, gallery: CaptionSet, fact: Fact) -> list[Member]:
@@ -242,8 +268,11 @@ def body(config: EvalRetrievalConfig, run: Run) -> Report:
     """Embed what is not embedded yet, measure, and write the result."""
     gallery, benchmark, models = gallery_of(config), benchmark_of(config.benchmark), places(config.model)
     overlap = overlap_of_models(models, gallery, allow=config.allow_overlap, threads=config.threads)
-    fact = Fact()
-    members = members_of(config, run, gallery, fact)
+    fact, steps = Fact(), None
+    if config.rerank == "mvptr":
+        members, steps = _two_step.measure(config, run, models[0], gallery, fact)
+    else:
+        members = members_of(config, run, gallery, fact)
     overlap += unknown_overlap(members)
     request = request_of(config, gallery, members)
     measured = benchmark.measure(request)
@@ -251,7 +280,7 @@ def body(config: EvalRetrievalConfig, run: Run) -> Report:
     record = record_of(
         measured, benchmark=config.benchmark, captions=gallery, members=members, overlap=overlap, warning=warning
     )
-    hashes = data_hashes(config.data, gallery, reads_photos=any(map(reads_photos, models)), threads=config.threads)
+    hashes = data_hashes(config.data, gallery, reads_photos=bool(config.photo_models), threads=config.threads)
     plain = to_plain(config)
     record |= {
         "config": plain,
@@ -259,6 +288,8 @@ def body(config: EvalRetrievalConfig, run: Run) -> Report:
         "data_sha256": hashes | measured.hashes,
         "versions": versions() | evaluation_versions(),
     }
+    if steps is not None:
+        record |= {"figures": measured.figures | steps.figures, "two_step": steps.record}
     title = f"{benchmark.title or config.data.captions.rsplit('/', 1)[-1]}, split {config.data.split}"
     rows = write_results(
         config.output,
@@ -275,6 +306,8 @@ def body(config: EvalRetrievalConfig, run: Run) -> Report:
     rows += [("not measured", f"{name}: {why}") for name, why in measured.skipped.items()]
     heading = f"{title}: {record['images']:,} images, {record['captions']:,} captions"
     text = comparison_text(config.benchmark, measured.figures, measured.intervals, heading)
+    if steps is not None:
+        return Report(rows + steps.rows, record | {"cost": steps.cost}, f"{text}\n{steps.text}", fact)
     return Report(rows, record, text, fact)
 
 

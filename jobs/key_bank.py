@@ -1,4 +1,4 @@
-"""Report on a key bank, pack it for search, merge its duplicates into a new bank, or append images to it.
+"""Report on a key bank, pack it for search, merge its duplicates, append images to it, or factor images of views.
 
 A bank is a folder of jobs/embed.py, or one or more files: Arrow, Parquet with columns id and vector, or {SET}.hdf5 with
 .ids and .path.
@@ -9,6 +9,8 @@ images, packed forms and, from --threshold on, nearly equal images.
 and a table of who stands for whom.
 `--action append` makes the images of a second bank (--add), embedded with the same model, one more shard of the first:
 the rows that were there stay what they are, and so do vokens.
+`--action factor` writes a bank of several rows an image as two, of the columns that differ by view (the first --dim)
+and of those that all views share, so that search multiplies these once.
 docs/key_banks.md says more.
 """
 
@@ -41,6 +43,8 @@ from xmatch.pages.render import render
 from xmatch.search.cluster_figures import equal_figures, near_figures
 from xmatch.search.duplicates import find_duplicates, merged_scan
 from xmatch.search.exact import Keys
+from xmatch.search.factored import open_factored, write_factored
+from xmatch.search.grouped import require_no_views
 from xmatch.search.merged_banks import alias_table, kept_tables
 from xmatch.search.native_backend import Kind, NativeScan
 from xmatch.search.near_duplicates import Clusters, NearPairs, cosines, find_clusters, smallest_similarity
@@ -55,14 +59,16 @@ Rows = list[tuple[str, str]]
 class KeyBankConfig:
     """Settings of one action on a key bank."""
 
-    action: Literal["report", "pack", "merge", "append"]
+    action: Literal["report", "pack", "merge", "append", "factor"]
     """What to do; `pack` writes beside the bank, `append` into it, the others leave it as it is."""
     bank: str
     """The key bank: a file, a folder of files, or a run's folder."""
     output: str
-    """Folder for the report (report, pack, append) or the new bank (merge); not the bank itself."""
+    """Folder for the report (report, pack, append) or the new bank (merge, factor); not the bank itself."""
     add: str = ""
     """Bank whose images are appended (append)."""
+    dim: int = 0
+    """Columns that differ by view (factor): the width of the model's shared space, 2048 for CAMERA."""
     threshold: float = 0.0
     """Cosine from which two images count as nearly equal, such as 0.97 (report, merge); 0: only equal ones count. Every
     image is searched for among all: time grows with the square of their number."""
@@ -87,6 +93,8 @@ class KeyBankConfig:
             raise InputError(f"output must be another folder than the bank {self.bank!r}.")
         if self.action == "append" and not self.add:
             raise InputError("append needs --add, a bank of the new images.")
+        if self.action == "factor" and self.dim < 1:
+            raise InputError("factor needs --dim, how many columns differ by view; all that follow are shared.")
         if not 0 <= self.threshold <= 1:
             raise InputError(f"threshold must be a cosine from 0 (off) to 1, got {self.threshold}.")
         if min(self.threads, self.rows_per_shard) < 1 or self.shown < 0:
@@ -127,8 +135,10 @@ def plan(config: KeyBankConfig) -> Plan:
         if appended_hash(bank) != new.hash:
             check_appendable(bank, new, (identity_of(config.bank), identity_of(config.add)))
         rows.append(("appended", f"{new.shape[0]:,} rows of {config.add}"))
-    if config.action == "merge" and not bank.shape[0]:
-        raise InputError(f"{config.bank!r} has no rows, so there is nothing to merge.")
+    if config.action == "merge":
+        require_no_views(bank, "merging leaves out single rows, and every image must keep all of its views.")
+        if not bank.shape[0]:
+            raise InputError(f"{config.bank!r} has no rows, so there is nothing to merge.")
     if config.action in ("report", "merge"):
         count, width = bank.shape
         cost = f"cosine {config.threshold:g} or more: {2 * count * count * width / 1e12:,.1f} TFLOP of search"
@@ -327,6 +337,23 @@ def append(config: KeyBankConfig, run: Run) -> Report:
     return Report(rows, {"rows": grown.shape[0], "hash": grown.hash, "before": bank.hash})
 
 
+def factored(config: KeyBankConfig, run: Run) -> Report:
+    """Write the columns that differ by view and those that are shared as two banks, and open them again."""
+    bank = open_bank(config, config.bank)
+    write_factored(bank, config.dim, config.output)
+    views, shared = open_factored(config.output).vectors.parts
+    rows = [
+        *size_rows(bank),
+        ("views", f"{views.views} of each of {len(shared.rows):,} images, {views.rows.shape[1]} wide"),
+        ("shared", f"{shared.rows.shape[1]} wide"),
+        (
+            "numbers",
+            f"{(views.rows.size + shared.rows.size) / max(1, bank.shape[0] * bank.shape[1]):.0%} of the bank's",
+        ),
+    ]
+    return Report(rows, {"images": len(shared.rows), "views": views.views})
+
+
 def note_appended(root: str, identities: tuple[dict[str, Any], dict[str, Any]], path: str, new: KeyBank) -> None:
     """Add an appended shard to the records of the run that made a bank."""
     name = path.rsplit("/", 1)[-1].removesuffix(".arrow")
@@ -363,6 +390,7 @@ ACTIONS: dict[str, Callable[[KeyBankConfig, Run], Report]] = {
     "pack": pack,
     "merge": merge,
     "append": append,
+    "factor": factored,
 }
 
 

@@ -122,7 +122,7 @@ class RerankConfig:
                 raise InputError("--action tune chooses the settings itself; leave --tuned out.")
 
 
-def open_tuned(config: RerankConfig, gallery: CaptionSet) -> TunedFile | None:
+def open_tuned(config: RerankConfig, gallery: CaptionSet) -> TunedFile[RerankSettings] | None:
     """The tuned settings, where they may be applied to this split."""
     if not config.tuned:
         return None
@@ -131,7 +131,7 @@ def open_tuned(config: RerankConfig, gallery: CaptionSet) -> TunedFile | None:
     return tuned
 
 
-def settings_of(config: RerankConfig, tuned: TunedFile | None) -> RerankSettings:
+def settings_of(config: RerankConfig, tuned: TunedFile[RerankSettings] | None) -> RerankSettings:
     """What is to be done: tuned or given; where entities have no vectors, they re-rank nothing.
 
     Raises:

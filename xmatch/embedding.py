@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -17,9 +17,11 @@ from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from xmatch.data.decode import UnreadableImage, decode_rgb
-from xmatch.data.feature_sets import VIEW_MARK
+from xmatch.data.feature_sets import VIEW_MARK, FeatureSets
+from xmatch.data.region_sources import RegionSource, open_regions
 from xmatch.data.steps import StepOutput, no_quarantine, quarantine_table
-from xmatch.data.vectors import make_vectors
+from xmatch.data.vectors import Rows, make_vectors
+from xmatch.models.context.positions import grid_positions
 from xmatch.models.dual_encoder import DualEncoder
 from xmatch.models.staging import opened
 from xmatch.models.tokenize import tokenize
@@ -122,8 +124,27 @@ class _ImageStep:
         return make_vectors(names, stacked.reshape(len(names), width), groups=groups, uris=places)
 
 
+def embedding_rows(ids: Sequence[str], embeddings: Rows, uris: Sequence[str | None] | None = None) -> pa.Table:
+    """The rows of a key bank.
+
+    Args:
+        ids: N images.
+        embeddings: (N, E); or (N, V, E), which make V rows an image, `ID#v00` …, in one group, the image.
+        uris: N places or nulls.
+    """
+    if embeddings.ndim == 2 or embeddings.shape[1] == 1:
+        return make_vectors(ids, embeddings.reshape(len(ids), embeddings.shape[-1]), uris=uris)
+    views = range(embeddings.shape[1])
+    return make_vectors(
+        [f"{name}#v{view:02d}" for name in ids for view in views],
+        embeddings.reshape(-1, embeddings.shape[2]),
+        groups=[name for name in ids for _ in views],
+        uris=None if uris is None else [uri for uri in uris for _ in views],
+    )
+
+
 class EmbedImages(_ImageStep):
-    """Images to the unit embeddings of a saved dual encoder: the rows of a key bank."""
+    """Images to the embeddings of a saved dual encoder: the rows of a key bank, one or several an image."""
 
     def __init__(
         self,
@@ -164,10 +185,76 @@ class EmbedImages(_ImageStep):
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         model = self._encoder()
-        return model.image_embeddings_from_features(model.image_features(pixels.to(self.precision)).float())
+        features = model.image_features(pixels.to(self.precision)).float()
+        positions = model.grid_positions(features) if model.needs_positions else None
+        return model.image_embeddings_from_features(features, None, positions)
 
-    def _shape(self) -> tuple[int, int]:
-        return 0, self._encoder().config.dim
+    def _table(self, ids: list[str], uris: list[str | None], vectors: list[npt.NDArray[np.floating]]) -> pa.Table:
+        empty = np.zeros((0, *self._encoder().image_shape), self.dtype)
+        stacked = np.concatenate([found.reshape(-1, *empty.shape[1:]) for found in (empty, *vectors)])
+        return embedding_rows(ids, stacked, uris)
+
+
+class EmbedRegions:
+    """Ready-made image features to the embeddings of a saved dual encoder: the rows of a key bank.
+
+    Rows in: id string, of images that the source has.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        source: RegionSource,
+        *,
+        batch_size: int = 32,
+        threads: int = 1,
+        device: str = "auto",
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    ) -> None:
+        """What is embedded how.
+
+        Args:
+            model: a saved dual encoder.
+            source: the features; every worker maps them where they lie.
+            batch_size: images in one forward pass.
+            threads: of torch.
+            device: `auto`, `cpu` or `cuda`.
+            dtype: number format of the embeddings.
+        """
+        self.model, self.source, self.batch_size, self.threads = model, source, batch_size, threads
+        self.device, self.dtype = device, np.dtype(dtype)
+        self.seconds: dict[str, float] = {}
+        self._loaded: tuple[DualEncoder, FeatureSets] | None = None
+
+    def __call__(self, shard_id: str, rows: pa.Table) -> StepOutput:
+        """Vectors of one shard of images, in row order."""
+        torch.set_num_threads(self.threads)
+        if self._loaded is None:
+            model = DualEncoder.from_pretrained(self.model).to(pick_device(self.device)).eval()
+            self._loaded = model, open_regions(self.source)
+        model, sets = self._loaded
+        started = time.perf_counter()
+        ids = rows.column("id").to_pylist()
+        chosen = sets.require(ids)[:, 0] if ids else np.zeros(0, np.int64)
+        parts = [np.zeros((0, *model.image_shape), np.float32)]
+        for start in range(0, len(ids), self.batch_size):
+            parts.append(_encoded(model, sets, chosen[start : start + self.batch_size]))
+        self.seconds["encoder"] = self.seconds.get("encoder", 0.0) + time.perf_counter() - started
+        table = embedding_rows(ids, np.concatenate(parts).astype(self.dtype))
+        return StepOutput(table, {"images": len(ids)}, no_quarantine())
+
+
+def _encoded(model: DualEncoder, sets: FeatureSets, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Embeddings of chosen sets in one forward pass."""
+    features, mask = sets.take(chosen)
+    if not model.image_tower.gives_sets:
+        return model.encode_features(features[:, 0], None, len(chosen))
+    positions = None
+    if model.needs_positions and model.config.image.kind == "regions":
+        positions = sets.take_positions(chosen)
+    elif model.needs_positions:
+        positions = np.repeat(grid_positions(features.shape[1])[None], len(chosen), axis=0)
+    return model.encode_features(features, mask, len(chosen), positions)
 
 
 class ImageFeatures(_ImageStep):
@@ -204,7 +291,7 @@ class ImageFeatures(_ImageStep):
 
 
 class EmbedTexts:
-    """Texts to the unit sentence embeddings of a saved dual encoder.
+    """Texts to the sentence embeddings of a saved dual encoder.
 
     Rows in: id string, text string; and group string, where texts belong together.
     """

@@ -16,6 +16,7 @@ from xmatch.data.captions import CaptionSet
 from xmatch.errors import InputError
 from xmatch.evaluation.evaluated import evaluated_embeddings
 from xmatch.evaluation.members import EmbeddingsConfig, embeddings_member, place_sha256, places
+from xmatch.search.factored import FactoredVectors
 
 SIDES: dict[Way, str] = {"t2i": "text_predictions", "i2t": "image_predictions"}
 """Names of the files of both directions: what captions found, and what images found."""
@@ -130,14 +131,19 @@ def read_inputs(
     member = embeddings_member(*one_bank(embeddings), gallery)
     assert member.embeddings is not None, "a member of embeddings has them"
     slots = _slots(entities, settings, gallery)
-    images = member.embeddings[0]
+    images, texts = member.embeddings
+    if isinstance(images, FactoredVectors):
+        raise InputError(
+            f"{member.place}: the images have several vectors each, but re-ranking compares one vector an image. Use "
+            "the embeddings of a model without views."
+        )
     if slots is not None and {images.shape[1]} != {slots.prompts.width, slots.masks.width}:
         raise InputError(
             f"images are {images.shape[1]} wide, prompts {slots.prompts.width} and masked captions "
             f"{slots.masks.width}; embed all of them with one model."
         )
     hashes = member.hashes | {name: place_sha256(place) for name, place in entities.vector_places.items()}
-    return Read(Vectors(*member.embeddings, slots), None, hashes)
+    return Read(Vectors(images, texts, slots), None, hashes)
 
 
 def _slots(entities: EntitiesConfig, settings: RerankSettings, gallery: CaptionSet) -> EntitySlots | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from alignment.rerank.candidates import WAYS
 from alignment.rerank.settings import (
@@ -27,9 +28,10 @@ from xmatch.training.leakage import Overlap, overlap, read_seen, seen_record, wr
 
 TUNED_FILE = "tuned.json"
 RECORD_FILE = "tuned_on.parquet"
+T = TypeVar("T")
 
 
-class TunedFile(NamedTuple):
+class TunedFile(NamedTuple, Generic[T]):
     """Settings that were tuned, and on what.
 
     Attributes:
@@ -39,7 +41,7 @@ class TunedFile(NamedTuple):
         sha256: of the file.
     """
 
-    settings: RerankSettings
+    settings: T
     split: dict[str, Any]
     place: str
     sha256: str
@@ -92,23 +94,48 @@ def write_tuned(folder: str, tuned: Tuned, captions: CaptionSet, split: str, mor
     Raises:
         InputError: the split is a test split by its name.
     """
+    trials = [trial._asdict() for trial in tuned.trials]
+    return write_settings(folder, dataclasses.asdict(tuned.settings), trials, captions, split, more)
+
+
+def write_settings(
+    folder: str,
+    settings: Mapping[str, Any],
+    trials: Sequence[Mapping[str, Any]],
+    captions: CaptionSet,
+    split: str,
+    more: dict[str, Any],
+) -> str:
+    """Write settings that were tuned, of whatever kind, and on what; the path of `tuned.json`.
+
+    Args:
+        folder: for both files.
+        settings: that were chosen, as plain values.
+        trials: all that was tried, as plain values.
+        captions: the split.
+        split: its name.
+        more: further entries of the file.
+
+    Raises:
+        InputError: the split is a test split by its name.
+    """
     refuse_tuning_on_test(split)
     record = files.join(folder, RECORD_FILE)
     write_seen([seen_record(captions, role="train")], record)
     content = more | {
         "schema": 1,
-        "settings": dataclasses.asdict(tuned.settings),
+        "settings": dict(settings),
         "split": split_identity(captions, split),
         "record_sha256": files.sha256(record),
-        "trials": [trial._asdict() for trial in tuned.trials],
+        "trials": [dict(trial) for trial in trials],
     }
     path = files.join(folder, TUNED_FILE)
     files.write_json(path, content)
     return path
 
 
-def read_tuned(place: str) -> TunedFile:
-    """Tuned settings.
+def read_tuned(place: str) -> TunedFile[RerankSettings]:
+    """Tuned settings of a re-ranking.
 
     Args:
         place: `tuned.json`, or its folder.
@@ -116,15 +143,27 @@ def read_tuned(place: str) -> TunedFile:
     Raises:
         InputError: the file is not there, has another form, or its record is missing or another one.
     """
+    return read_settings(place, _settings, "jobs/rerank.py --action tune")
+
+
+def read_settings(place: str, parse: Callable[[dict[str, Any]], T], made_by: str) -> TunedFile[T]:
+    """Tuned settings of any kind.
+
+    Args:
+        place: `tuned.json`, or its folder.
+        parse: makes settings of their plain values; a KeyError, TypeError or AttributeError says that they are others.
+        made_by: the command that writes such a file, for the message.
+
+    Raises:
+        InputError: the file is not there, has another form, or its record is missing or another one.
+    """
     path = files.join(place, TUNED_FILE) if files.is_folder(place) else place
     content = files.read_json(path)
     try:
-        settings = _settings(content["settings"])
+        settings = parse(content["settings"])
         split, digest = dict(content["split"]), content["record_sha256"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path!r} holds no tuned settings: {error}. Expected a file of jobs/rerank.py --action tune."
-        ) from error
+        raise InputError(f"{path!r} holds no tuned settings: {error}. Expected a file of {made_by}.") from error
     record = _record_of(path)
     if not files.exists(record) or files.sha256(record) != digest:
         raise InputError(
@@ -149,7 +188,9 @@ def _settings(content: dict[str, Any]) -> RerankSettings:
     )
 
 
-def refuse_tuned_split(tuned: TunedFile, captions: CaptionSet, split: str, *, allow: bool, threads: int = 4) -> Overlap:
+def refuse_tuned_split(
+    tuned: TunedFile[Any], captions: CaptionSet, split: str, *, allow: bool, threads: int = 4
+) -> Overlap:
     """Settings are measured on other images than those that they were tuned on.
 
     Args:

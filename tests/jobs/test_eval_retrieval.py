@@ -21,7 +21,9 @@ from small_models import CAPTIONS, karpathy_json, make_images, tiny_model_object
 
 from jobs import eval_retrieval
 from xmatch.data.captions import read_captions
+from xmatch.data.region_sources import RegionSource, open_regions
 from xmatch.evaluation.benchmarks import BENCHMARKS
+from xmatch.models.context.config import ContextConfig
 from xmatch.models.towers.image import ImageTowerConfig
 from xmatch.training.leakage import SEEN_FILE, seen_record, write_seen
 
@@ -225,6 +227,62 @@ def test_a_model_of_regions_reads_a_precomputed_folder_without_ray(tmp_path: Pat
         record = json.loads((tmp_path / "o" / "retrieval.json").read_text())
         assert (record["images"], record["captions"]) == (4, 20)
         assert "test_ims.npy" in record["data_sha256"]
+
+
+def precomputed(folder: Path) -> str:
+    """The small split as a precomputed folder with boxes and COCO's ids."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    words = " ".join(CAPTIONS).split()
+    captions = [" ".join(rng.choice(words, 6)) for _ in GALLERY.captions]
+    lines = {"caps": captions, "ids": [str(int(one[-12:])) for one in GALLERY.image_ids]}
+    for name, values in (lines | {"capids": GALLERY.caption_ids}).items():
+        (folder / f"test_{name}.txt").write_text("".join(f"{value}\n" for value in values))
+    np.save(folder / "test_ims.npy", rng.standard_normal((len(IMAGES), 4, 12)).astype(np.float32))
+    np.save(folder / "test_boxes.npy", np.tile(np.array([5, 5, 20, 30], np.float32), (len(IMAGES), 4, 1)))
+    np.save(folder / "test_img_sizes.npy", np.full((len(IMAGES), 2), 64, np.float32))
+    return str(folder)
+
+
+@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+def test_two_models_of_several_views_on_every_benchmark(place: Path, tmp_path: Path, benchmark: str) -> None:
+    folder, models, scores = precomputed(tmp_path / "precomp"), [], []
+    regions = ImageTowerConfig(kind="regions", output="grid", width=12)
+    context = ContextConfig(kind="gated_attention", heads=2, positions=True)
+    source = open_regions(RegionSource(path=folder, split="test"))
+    every = np.arange(len(IMAGES))
+    for seed, has_context in enumerate((True, False)):
+        model = tiny_model_object(
+            image=regions,
+            image_context=context,
+            image_pooling="views",
+            views=3,
+            context_head=has_context,
+            dim=8 + seed * 2,
+        )
+        models.append(str(tmp_path / f"model{seed}"))
+        model.save_pretrained(models[-1])
+        images = model.encode_features(source.take(every).features, positions=source.take_positions(every))
+        texts = model.encode_texts((tmp_path / "precomp" / "test_caps.txt").read_text().splitlines())
+        scores.append(np.einsum("nve,me->nvm", images, texts).max(1))
+    words = ["--data.captions", folder, "--benchmark", benchmark, "--cxc", str(place / "cxc"), *FAST]
+    words += ["--eccv", str(place / "truth"), "--pmrp", str(place / "truth")]
+    output = tmp_path / "models"
+    assert eval_retrieval.main([*words, "--model", ",".join(models), "--output", str(output)]) == 0
+    found = json.loads((output / "retrieval.json").read_text())
+    assert [member["kind"] for member in found["members"]] == ["model", "model"]
+    np.save(tmp_path / "mean.npy", np.mean(scores, axis=0))
+    assert eval_retrieval.main([*words, "--similarity", f"{tmp_path}/mean.npy", "--output", f"{tmp_path}/mean"]) == 0
+    expected = json.loads((tmp_path / "mean" / "retrieval.json").read_text())["figures"]
+    assert {name: found["figures"][name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    kept = sorted((output / "embeddings").iterdir())
+    places = [",".join(str(next(one.glob(name))) for one in kept) for name in ("images", "texts-*.arrow")]
+    ready = ["--embeddings.images", places[0], "--embeddings.texts", places[1], "--output", f"{tmp_path}/ready"]
+    assert eval_retrieval.main([*words, *ready]) == 0
+    again = json.loads((tmp_path / "ready" / "retrieval.json").read_text())["figures"]
+    assert again == pytest.approx(found["figures"], abs=1e-4)
+    candidates = 2 if benchmark == "coco_1k" else 10  # images of a fold
+    assert pq.read_table(output / "retrieved.parquet").num_rows == 10 * 10 + 50 * candidates
 
 
 def test_a_pickle_that_asks_for_more_is_refused(place: Path, tmp_path: Path, capsys) -> None:

@@ -16,6 +16,7 @@ from raydeploy.ledger import Ledger
 from xmatch.data import files
 from xmatch.data.key_banks import open_key_bank
 from xmatch.data.vectors import make_vectors, read_vectors, write_vectors
+from xmatch.search.factored import open_factored
 from xmatch.search.native_backend import instruction_sets
 
 IDENTITY = {"side": "image", "model": "abc", "source": "photos", "batch": 32}
@@ -313,3 +314,37 @@ def test_help_and_plan_teach(tmp_path: Path, capsys) -> None:
     assert run("report", bank, tmp_path / "out", "--threshold", 0.9, "--plan") == 0
     assert "TFLOP of search" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def views_bank(folder: Path) -> tuple[str, np.ndarray]:
+    """Four images of three views, the last three columns shared."""
+    rows = np.concatenate([rows_of(12, width=4), np.repeat(rows_of(4, seed=1, width=3), 3, 0)], 1)
+    names = [f"s/{image}" for image in "abcd" for _ in range(3)]
+    ids = [f"{name}#v{row % 3:02d}" for row, name in enumerate(names)]
+    write_vectors(str(folder / "views.arrow"), make_vectors(ids, rows, groups=names))
+    return str(folder / "views.arrow"), rows
+
+
+def test_a_bank_of_views_is_factored(tmp_path: Path, capsys) -> None:
+    bank, rows = views_bank(tmp_path)
+    assert run("factor", bank, tmp_path / "two", "--dim", 4) == 0
+    assert "71% of the bank's" in capsys.readouterr().out
+    opened = open_factored(str(tmp_path / "two"))
+    assert opened.ids.to_pylist() == ["s/a", "s/b", "s/c", "s/d"]
+    np.testing.assert_array_equal(opened.vectors.parts[0].rows, rows[:, :4])
+    np.testing.assert_array_equal(opened.vectors.parts[1].rows, rows[::3, 4:])
+
+
+@pytest.mark.parametrize(
+    ("action", "arguments", "message"),
+    [
+        ("factor", (), "factor needs --dim"),
+        ("factor", ("--dim", 3), "view 1 of image 0 differs from view 0 in column 3"),
+        ("factor", ("--dim", 7), "expected dim from 1 to 6, got 7"),
+        ("merge", (), "every image must keep all of its views"),
+    ],
+)
+def test_what_cannot_be_done_with_views_is_said(tmp_path: Path, capsys, action: str, arguments, message: str) -> None:
+    bank, _ = views_bank(tmp_path)
+    assert run(action, bank, tmp_path / "two", *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

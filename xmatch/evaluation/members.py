@@ -29,6 +29,8 @@ from xmatch.evaluation.similarities import (
     holds_pickle,
     open_similarities,
 )
+from xmatch.evaluation.view_similarities import Images, across, among_images, chosen_views, view_rows
+from xmatch.search.grouped import groups_of
 
 LINE_ID = "line-"
 """Ids of a bank of texts that jobs/embed.py made: line-0, line-1 …"""
@@ -39,7 +41,8 @@ class EmbeddingsConfig:
     """Ready embeddings of the split's images and captions; several of each, in the same order, form an ensemble."""
 
     images: list[str] | str = ""
-    """Image embeddings: banks of embed --side image, matched by id, or .npy in the order of the split; one or more."""
+    """Image embeddings: banks of embed --side image, matched by id (by group, where images have several views), or .npy
+    in the order of the split; one or more."""
     texts: list[str] | str = ""
     """Caption embeddings of the same models: banks of embed --side text, or .npy, in the order of the captions."""
 
@@ -59,14 +62,15 @@ class Member(NamedTuple):
         kind: what it was read from.
         place: model, files or folder, as given.
         across: scores of (N images, M captions).
-        embeddings: (N, D) of images and (M, D) of captions; None for a saved matrix, which has nothing within a kind.
+        embeddings: (N, D) of images, or several vectors an image in parts, and (M, D) of captions; None for a saved
+            matrix, which has nothing within a kind.
         hashes: SHA-256 of what it was read from.
     """
 
     kind: Literal["model", "embeddings", "similarity"]
     place: str
     across: Similarities
-    embeddings: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]] | None
+    embeddings: tuple[Images, npt.NDArray[np.floating]] | None
     hashes: dict[str, str]
 
 
@@ -82,13 +86,16 @@ def ensemble(sources: Sequence[Similarities]) -> Similarities:
 
 
 def within(members: Sequence[Member], side: Literal["images", "texts"]) -> Similarities | None:
-    """Scores of images with images, or of captions with captions; None if a member has no embeddings."""
-    sources = []
+    """Scores of images with images, or of captions with captions; None if a member has no embeddings.
+
+    Two images of several views have the score of the best pair of views.
+    """
+    sources: list[Similarities] = []
     for member in members:
         if member.embeddings is None:
             return None
-        rows = member.embeddings[0 if side == "images" else 1]
-        sources.append(EmbeddingSimilarities(rows, rows))
+        images, texts = member.embeddings
+        sources.append(among_images(images) if side == "images" else EmbeddingSimilarities(texts, texts))
     return ensemble(sources)
 
 
@@ -97,18 +104,18 @@ def embeddings_member(images: str, texts: str, gallery: CaptionSet) -> Member:
 
     Args:
         images: bank or `.npy` of N image embeddings; an `.npy` may have each image once per caption, as the originals
-            keep them.
+            keep them, or V views of each image (N, V, D).
         texts: bank or `.npy` of M caption embeddings.
         gallery: the split.
 
     Raises:
         InputError: a file is broken, counts or widths differ, or ids do not match.
     """
-    image_rows = _image_rows(images, gallery)
+    image_side = image_rows(images, gallery)
     text_rows = _text_rows(texts, gallery)
     hashes = {"images": place_sha256(images), "texts": place_sha256(texts)}
-    pair = EmbeddingSimilarities(image_rows, text_rows)
-    return Member("embeddings", f"{images}, {texts}", pair, (pair.images, pair.texts), hashes)
+    source = across(image_side, text_rows)
+    return Member("embeddings", f"{images}, {texts}", source, (source.images, source.texts), hashes)
 
 
 def similarity_member(path: str, gallery: CaptionSet, folder: str) -> Member:
@@ -158,11 +165,18 @@ def _first_captions(gallery: CaptionSet) -> npt.NDArray[np.int64]:
     return np.unique(gallery.caption_image, return_index=True)[1]
 
 
-def _image_rows(path: str, gallery: CaptionSet) -> npt.NDArray[np.floating]:
+def image_rows(path: str, gallery: CaptionSet) -> Images:
+    """The images of a split from a bank, or from an `.npy` in its order; in parts where they have several views.
+
+    Raises:
+        InputError: the file is broken, or lacks an image.
+    """
     if not path.endswith(".npy"):
-        return _by_id(read_vectors(path), gallery.image_ids, path, "image")
-    rows = _load_npy(path)
+        return _from_bank(read_vectors(path), gallery, path)
+    rows = _load_npy(path, axes=(2, 3))
     images, captions = len(gallery.image_ids), len(gallery.captions)
+    if rows.ndim == 3:
+        return view_rows(_require_rows(rows, images, path, "image"))
     if len(rows) == captions != images:
         once = rows[_first_captions(gallery)]
         differing = np.flatnonzero((rows != once[gallery.caption_image]).any(1))
@@ -185,9 +199,30 @@ def _text_rows(path: str, gallery: CaptionSet) -> npt.NDArray[np.floating]:
     return _by_id(bank, gallery.caption_ids, path, "caption")
 
 
+def _from_bank(bank: pa.Table, gallery: CaptionSet, path: str) -> Images:
+    groups = groups_of(bank)
+    if not groups.have_views:
+        return _by_id(bank, gallery.image_ids, path, "image")
+    places = _places(groups.names.to_pylist(), gallery.image_ids, path, "image")
+    order = np.argsort(groups.of_rows, kind="stable")
+    starts, sizes = np.cumsum(groups.sizes) - groups.sizes, groups.sizes
+    odd = np.flatnonzero(sizes[places] != sizes[places[0]])
+    if len(odd):
+        raise InputError(
+            f"{path!r} has {sizes[places[odd[0]]]} vectors of image {gallery.image_ids[odd[0]]!r} and "
+            f"{sizes[places[0]]} of {gallery.image_ids[0]!r}; expected the same number for each. Embed them again."
+        )
+    return chosen_views(matrix(bank), order[starts[places][:, None] + np.arange(sizes[places[0]])])
+
+
 def _by_id(bank: pa.Table, wanted: Sequence[str], path: str, kind: str) -> npt.NDArray[np.floating]:
-    """The bank's rows in the order of `wanted`; ids may carry their set's name, as SET/ID."""
-    ids: list[str] = bank.column("id").to_pylist()
+    """The bank's rows in the order of `wanted`."""
+    rows: npt.NDArray[np.floating] = matrix(bank)[_places(bank.column("id").to_pylist(), wanted, path, kind)]
+    return rows
+
+
+def _places(ids: list[str], wanted: Sequence[str], path: str, kind: str) -> npt.NDArray[np.int64]:
+    """Where each of `wanted` is among ids, which may carry their set's name, as SET/ID."""
     row_of = {one.split("/", 1)[-1]: row for row, one in enumerate(ids)} | {one: row for row, one in enumerate(ids)}
     missing = [one for one in wanted if one not in row_of]
     if missing:
@@ -195,11 +230,10 @@ def _by_id(bank: pa.Table, wanted: Sequence[str], path: str, kind: str) -> npt.N
             f"{path!r} has no embedding of {kind} {missing[0]!r} ({len(missing)} of {len(wanted)} are missing; its own "
             f"{len(ids)} ids are such as {ids[0] if ids else 'none'!r}). Embed the {kind}s of this split, all of them."
         )
-    rows: npt.NDArray[np.floating] = matrix(bank)[[row_of[one] for one in wanted]]
-    return rows
+    return np.array([row_of[one] for one in wanted], np.int64)
 
 
-def _load_npy(path: str) -> npt.NDArray[np.floating]:
+def _load_npy(path: str, axes: tuple[int, ...] = (2,)) -> npt.NDArray[np.floating]:
     if files.is_uri(path):
         path = files.local_copy(path)
     if not os.path.exists(path):
@@ -208,7 +242,7 @@ def _load_npy(path: str) -> npt.NDArray[np.floating]:
         found: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path!r} is not a whole .npy of numbers: {error}. Save it again with numpy.save.") from error
-    if found.ndim != 2 or found.dtype.kind != "f":
+    if found.ndim not in axes or found.dtype.kind != "f":
         raise InputError(f"{path!r} is {found.dtype} of shape {found.shape}; expected (rows, width) of floating point.")
     rows: npt.NDArray[np.floating] = found
     return rows

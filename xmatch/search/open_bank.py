@@ -9,18 +9,25 @@ from xmatch.data import files
 from xmatch.data.key_banks import KeyBank, open_key_bank
 from xmatch.search.approximate import ApproximateSearcher, build_approximate, load_approximate
 from xmatch.search.approximate_config import KINDS, ApproximateConfig
+from xmatch.search.grouped import require_no_views
 from xmatch.search.packed import packed_files
 from xmatch.search.planner import SAMPLE_KEYS, BankShape
 from xmatch.search.searcher import Searcher, build_searcher
 
+VIEWS_ARE_NO_VOKENS = (
+    "a voken is the number of a row, so one image would be several vokens. Use the bank of a model with one vector an "
+    "image; banks of views are for xmatch.search.grouped and xmatch.search.factored."
+)
+
 
 def bank_shape(path: str) -> BankShape:
-    """Size of a key bank.
+    """Size of a key bank whose rows are things of their own.
 
     Raises:
-        InputError: there is none, or it is broken.
+        InputError: there is none, it is broken, or several rows of it are views of one image.
     """
     bank = open_key_bank(path)
+    require_no_views(bank, VIEWS_ARE_NO_VOKENS)
     return BankShape(bank.shape[0], bank.shape[1], bank.dtype.itemsize)
 
 
@@ -45,6 +52,7 @@ class OpenBank:
     def __call__(self, start: int, stop: int, threads: int) -> Searcher | ApproximateSearcher:
         """A searcher over the rows start … stop - 1, whose ids count from the start of the bank."""
         bank = open_key_bank(self.path)
+        require_no_views(bank, VIEWS_ARE_NO_VOKENS)
         if self.is_approximate:
             return self._approximate(bank, start, stop)
         packed = packed_files(bank)

@@ -80,7 +80,7 @@ class TorchScan:
             every = score_every_key(queries, self._keys, k)
             counts = every.counts._replace(queries=len(queries), candidates=every.counts.rescored, fallbacks=0)
             return every._replace(counts=counts)
-        with _settings(self.threads):
+        with exact_products(self.threads):
             parts = [self._block(queries[i : i + MOST_QUERIES], k) for i in range(0, len(queries), MOST_QUERIES)]
         counts = SearchCounts(queries=len(queries))
         for part in parts:
@@ -145,7 +145,8 @@ def has_fast_bf16() -> bool:
 
 
 @contextmanager
-def _settings(threads: int) -> Iterator[None]:
+def exact_products(threads: int) -> Iterator[None]:
+    """Torch with so many threads, and products that bounds hold for; settings of the process, which are put back."""
     cuda = torch.backends.cuda.matmul
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     reduced = cuda.allow_bf16_reduced_precision_reduction
