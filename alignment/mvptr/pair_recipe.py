@@ -1,0 +1,231 @@
+"""How an MVPTR is pre-trained, and fine-tuned for retrieval: captions with their images in, losses of pairs out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from alignment.mvptr.heads import Matcher
+from alignment.mvptr.losses_config import ONE_SIDED, MvptrLossConfig
+from alignment.mvptr.masking import Vocabularies, draw_of, linked_words, mask_pair
+from alignment.mvptr.model import Inputs
+from alignment.mvptr.objectives import IGNORED, Draws, draws_of
+from alignment.mvptr.pair_inputs import PairInputs, PairText
+from alignment.mvptr.pair_losses import PairBatch, pair_losses, pair_rows, weighted_total
+from alignment.mvptr.recipe_config import MvptrTrainConfig
+from alignment.mvptr.recipe_data import Start, places
+from alignment.mvptr.recipe_start import begin, load_task_model, save_task_model
+from alignment.mvptr.region_banks import RegionBanks
+from alignment.mvptr.tasks.samples import read_samples
+from alignment.mvptr.two_step import PoolConfig, coarse_pools, ordered_pool, pool_pairs, pool_recall, pool_scores
+from alignment.mvptr.two_step_scoring import PairScorer
+from alignment.rerank.candidates import WAYS, Float32
+from alignment.rerank.figures import list_ranks
+from xmatch.data.local_cache import CacheConfig, LocalCache
+from xmatch.evaluation.ranks import caption_ranks
+from xmatch.evaluation.report import retrieval_figures
+from xmatch.evaluation.similarities import EmbeddingSimilarities
+from xmatch.training.optim import GroupConfig, parameter_groups
+from xmatch.training.recipe import ParameterGroup, PartedLoss, Rows, SampleKey
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MvptrData:
+    """Where a recipe's samples lie: files or URIs that every worker can read."""
+
+    train: str
+    """Samples written by `tasks.samples.write_samples`."""
+    valid: str
+    """The same, of the split that chooses the best epoch."""
+    init_from: str = ""
+    """Saved model to start from, as workers read it; empty: anew."""
+    cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
+    """Local copies of what lies at URIs."""
+
+
+def open_inputs(config: MvptrTrainConfig, start: Start, data: MvptrData) -> tuple[PairInputs, PairInputs]:
+    """The samples of training and validation as tensors."""
+    fetch = LocalCache(data.cache).hold
+    regions = RegionBanks(places(config.regions), start.config.region_width, fetch)
+    given = (regions, start.tokenizer, start.config.lengths, config.tags)
+    train, valid = (PairInputs(read_samples(path, fetch), *given, where=path) for path in (data.train, data.valid))
+    return train, valid
+
+
+class MvptrPairRecipe:
+    """Trains a `Matcher` on captioned images; a recipe in the sense of `xmatch.training.recipe.Recipe`.
+
+    Args:
+        config: losses, masking, schedule.
+        start: sizes and vocabularies.
+        groups: rates and decay.
+        data: the samples.
+    """
+
+    def __init__(self, config: MvptrTrainConfig, start: Start, groups: GroupConfig, data: MvptrData) -> None:
+        self.config, self.start, self.groups, self.data = config, start, groups, data
+        self.train, self.valid = open_inputs(config, start, data)
+        ids = sorted(start.phrases.phrases) if start.phrases is not None else []
+        mask = start.tokenizer.mask_token_id
+        self.known = Vocabularies(0 if mask is None else int(mask), len(start.tokenizer), np.array(ids, np.int64))
+
+    @property
+    def num_samples(self) -> int:
+        """Training captions."""
+        return len(self.train)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether negatives come from all workers."""
+        return self.config.losses.negatives == "global"
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether words, tags and phrases are masked."""
+        return self.config.task == "pretrain"
+
+    def losses_at(self, epoch: int) -> MvptrLossConfig:
+        """The losses of an epoch: in the first of two stages, those of text and vision encoder alone."""
+        losses = self.config.losses
+        if self.config.schedule == "joint" or epoch >= self.config.first_stage_epochs:
+            return losses
+        return dataclasses.replace(losses, use=tuple(name for name in losses.use if name in ONE_SIDED))
+
+    def build_model(self) -> nn.Module:
+        """The model to start from."""
+        return begin(self.start, self.config, self.data.init_from).train()
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        """Trainable parameters by decay, rate and time of thawing."""
+        return parameter_groups(model, self.groups)
+
+    def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
+        """Pairs as tensors, masked anew in every epoch; a function of (key, indices), row by row."""
+        losses, lengths = self.losses_at(key.epoch), self.start.config.lengths
+        own_tags = self.train.own_tags(indices)
+        made = [
+            self._example(int(index), text, tags, key)
+            for index, text, tags in zip(indices, self.train.texts(indices), own_tags, strict=True)
+        ]
+        inputs = [torch.stack(parts) for parts in zip(*(one.inputs for one in made), strict=True)]
+        rows = dict(zip(Inputs._fields, inputs, strict=True))
+        rows["image_row"] = torch.from_numpy(self.train.image_rows[indices])
+        rows["sample"] = torch.from_numpy(indices.copy())
+        rows["epoch"] = torch.full((len(indices),), key.epoch)
+        rows |= _named_draws(draws_of(indices.tolist(), key, lengths.text_stream))
+        if "wpg" in losses.active:
+            rows["phrase_index"] = torch.tensor([one.text.phrase_places for one in made], dtype=torch.int64)
+        if self.is_masked:
+            rows["words"] = torch.stack([_labels(one.words, lengths.text_stream) for one in made])
+            rows["tags"] = torch.stack([_labels(one.tags, lengths.vision_stream) for one in made])
+        return rows
+
+    def _example(self, index: int, text: PairText, own_tags: list[str] | None, key: SampleKey) -> _Example:
+        inputs, image = self.train, self.train.image_of(index)
+        tags = inputs.tag_ids(image, own_tags)[: self.start.config.lengths.tags - 2]
+        if not self.is_masked:
+            return _Example(inputs.example(text, image, tags), text, [], [])
+        masked = mask_pair(text, tags, self._links(text), self.known, self.config.masking, draw_of(key, index))
+        text = text._replace(tokens=masked.tokens, phrases=masked.phrases)
+        return _Example(inputs.example(text, image, masked.tags), text, masked.token_labels, masked.tag_labels)
+
+    def _links(self, text: PairText) -> list[list[int]]:
+        if text.links is not None:
+            return text.links
+        known = self.start.phrases.phrases if self.start.phrases is not None else {}
+        return [linked_words(known.get(one, ()), text.spelt) for one in text.phrases]
+
+    def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
+        """What the losses need of each pair."""
+        assert isinstance(model, Matcher)
+        return pair_rows(model, _pair_batch(batch), self.losses_at(int(batch["epoch"][0])))
+
+    def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> PartedLoss:
+        """The weighted sum of the losses in use, over all rows given, and each of them."""
+        assert isinstance(model, Matcher)
+        losses = self.losses_at(epoch)
+        found = pair_losses(model, embeddings, losses)
+        return PartedLoss(weighted_total(found, losses), {str(name): value for name, value in found.items()})
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Recall of the coarse step on the validation split; with pools, that of the fine step (`fine_…`), too."""
+        assert isinstance(model, Matcher)
+        return validation_figures(PairScorer(model, self.valid), self.config.valid_pools)
+
+    def save_model(self, model: nn.Module, folder: str) -> None:
+        """A folder that `alignment.mvptr.checkpoints.load` reads."""
+        save_task_model(model, self.start, folder)
+
+    def load_model(self, model: nn.Module, folder: str) -> None:
+        """Weights of a folder written by `save_model`."""
+        load_task_model(model, folder)
+
+
+class _Example(NamedTuple):
+    """One pair as tensors, its text as it is read, and the labels of its tokens and tags."""
+
+    inputs: Inputs
+    text: PairText
+    words: list[int]
+    tags: list[int]
+
+
+def _labels(own: list[int], length: int) -> torch.Tensor:
+    """(length,) labels behind [CLS]."""
+    found = torch.full((length,), IGNORED)
+    found[1 : 1 + len(own)] = torch.tensor(own, dtype=torch.int64)
+    return found
+
+
+def _named_draws(draws: Draws) -> dict[str, torch.Tensor]:
+    return {f"drawn_{name}": values for name, values in draws._asdict().items()}
+
+
+def _pair_batch(batch: Rows) -> PairBatch:
+    return PairBatch(
+        Inputs(*(batch[name] for name in Inputs._fields)),
+        batch["image_row"],
+        batch["sample"],
+        Draws(*(batch[f"drawn_{name}"] for name in Draws._fields)),
+        batch.get("phrase_index"),
+        batch.get("words"),
+        batch.get("tags"),
+    )
+
+
+def validation_figures(scorer: PairScorer, pools: PoolConfig | None) -> dict[str, float]:
+    """Figures of both steps on a split.
+
+    Args:
+        scorer: of its texts and images.
+        pools: candidates that the cross encoder orders; none: the coarse step alone.
+
+    Returns:
+        Recalls and ranks in both directions and rsum; with pools also `fine_{i2t,t2i}_recall_at_{1,5,10}`, `fine_rsum`,
+        and `{i2t,t2i}_pool_recall`, in per cent.
+    """
+    inputs = scorer.inputs
+    owners, count = inputs.image_rows, len(inputs.images)
+    images, texts = scorer.image_vectors(np.arange(count)), scorer.text_vectors(np.arange(len(inputs)))
+    by_image, by_text = caption_ranks(EmbeddingSimilarities(images, texts), owners)
+    figures = retrieval_figures(by_image.ranks, by_text.ranks)
+    if pools is None:
+        return figures
+    found = coarse_pools(images, texts, pools)
+    pairs = pool_pairs(found, count)
+    scores: Float32 = scorer.scores(pairs.caption, pairs.image)
+    ranks = {
+        way: list_ranks(way, ordered_pool(found[way], pool_scores(way, found[way], pairs, scores, count)), owners)
+        for way in WAYS
+    }
+    fine = {n: v for n, v in retrieval_figures(ranks["i2t"], ranks["t2i"]).items() if "recall" in n or n == "rsum"}
+    return (
+        figures
+        | {f"fine_{name}": value for name, value in fine.items()}
+        | {f"{way}_pool_recall": value for way, value in pool_recall(found, owners).items()}
+    )
