@@ -24,7 +24,7 @@ from raydeploy.connect import RayConfig
 from raydeploy.feature_bank import require_same_tower
 from raydeploy.forecast import Forecast, can_measure
 from raydeploy.run import Plan, Report, Run, run_job
-from raydeploy.staging import place_for_workers
+from raydeploy.staging import model_for_workers, place_for_workers
 from raydeploy.training import TrainerConfig, fit, read_history
 from raydeploy.training_forecast import training_fact, training_forecast
 from raydeploy.training_rows import bad_rows, best_of, result_rows, size_of, workers_of
@@ -215,7 +215,7 @@ def forecast_training(config: TrainAlignmentConfig, model: DualEncoderConfig, tr
         write_samples(train, files.join(folder, "data"), config.train)
         data = dict.fromkeys(("train", "valid"), files.join(folder, "data"))
         trial = try_steps(
-            recipe_of(config, model, data, config.init_from, train.captions),
+            recipe_of(config, model, data, config.init_from, build_tokenizer(config, train.captions)),
             trainer,
             config.optim,
             batch_size=-(-trainer.batch_size // trainer.workers),
@@ -237,13 +237,15 @@ def body(config: TrainAlignmentConfig, run: Run) -> Report:
     write_samples(valid, data["valid"], config.valid)
     before = {row["epoch"] for row in read_history(config.output)}
     start = place_for_workers(config.init_from, "model", config.output) if config.init_from else ""
-    recipe = recipe_of(config, model, data, start, train.captions)
+    placed = model if config.model is None else model_for_workers(model, config.output)
+    recipe = recipe_of(config, placed, data, start, build_tokenizer(config, train.captions))
     with run.progress(config.trainer.epochs, "epochs") as progress:
         result = fit(recipe, config.trainer, config.optim, config.output, on_epoch=progress.figures)
     folder, best = files.join(config.output, "model"), best_of(result)
     publish_model(
         result.best_folder,
         folder,
+        given=model,
         dtype=config.save_dtype,
         card=trained_card(model, _training_words(config, train), best),
         seen=seen_record(train, role="train"),
@@ -275,7 +277,7 @@ def recipe_of(
     model: DualEncoderConfig,
     data: Mapping[str, str],
     start: str,
-    captions: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[[], Recipe]:
     """What is trained, made anew in every worker.
 
@@ -284,7 +286,7 @@ def recipe_of(
         model: of what is trained.
         data: folders of the samples, `train` and `valid`.
         start: init_from as workers load it.
-        captions: a vocabulary is learnt from them where nothing brings one.
+        tokenizer: of the text tower.
     """
     matching = RecipeConfig(
         model=model,
@@ -298,7 +300,6 @@ def recipe_of(
     samples = RecipeData(
         train=data["train"], valid=data["valid"], features=config.features, init_from=start, cache=config.cache
     )
-    tokenizer = build_tokenizer(config, captions)
     return METHODS[config.method].recipe(config, matching, tokenizer, samples)
 
 

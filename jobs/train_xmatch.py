@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -19,6 +19,7 @@ from raydeploy.connect import RayConfig
 from raydeploy.feature_bank import image_feature_bank, require_same_tower, text_feature_bank
 from raydeploy.forecast import TOO_LITTLE, Forecast, Sample, can_measure, measure_step
 from raydeploy.run import Plan, Report, Run, run_job
+from raydeploy.staging import model_for_workers, place_for_workers
 from raydeploy.training import TrainerConfig, fit, read_history
 from raydeploy.training_forecast import training_fact, training_forecast
 from raydeploy.training_rows import bad_rows, best_of, result_rows, size_of, workers_of
@@ -185,7 +186,7 @@ def forecast_training(config: TrainXmatchConfig, train: CaptionSet) -> Forecast 
         data = dict.fromkeys(("train", "valid"), files.join(folder, "data"))
         trainer = config.trainer
         trial = try_steps(
-            recipe_of(config, data, (bank, config.text_features), train.captions),
+            recipe_of(config, data, (bank, config.text_features), build_tokenizer(config, train.captions)),
             trainer,
             config.optim,
             batch_size=-(-trainer.batch_size // trainer.workers),
@@ -244,20 +245,34 @@ def body(config: TrainXmatchConfig, run: Run) -> Report:
     started, before = time.monotonic(), {row["epoch"] for row in read_history(config.output)}
     banks = image_features(config, run, [train, valid]), text_features(config, run, [train, valid])
     feature_seconds = time.monotonic() - started
-    recipe = recipe_of(config, data, banks, train.captions)
+    recipe = recipe_of(for_workers(config), data, banks, build_tokenizer(config, train.captions))
     with run.progress(config.trainer.epochs, "epochs") as progress:
         result = fit(recipe, config.trainer, config.optim, config.output, on_epoch=progress.figures)
     folder = files.join(config.output, "model")
     best = best_of(result)
     card = trained_card(config.model, training_words(config, train), best)
-    publish_model(result.best_folder, folder, dtype=config.save_dtype, card=card, seen=seen, init_from=config.init_from)
+    publish_model(
+        result.best_folder,
+        folder,
+        given=config.model,
+        dtype=config.save_dtype,
+        card=card,
+        seen=seen,
+        init_from=config.init_from,
+    )
     rows = result_rows(folder, result, best)
     fact = training_fact(result.history, before, feature_seconds if config.computes_features else 0.0)
     return Report(rows, {"best": best, "history": result.history}, fact=fact)
 
 
+def for_workers(config: TrainXmatchConfig) -> TrainXmatchConfig:
+    """The same settings, with models where every worker can load them."""
+    start = place_for_workers(config.init_from, "model", config.output) if config.init_from else ""
+    return replace(config, model=model_for_workers(config.model, config.output), init_from=start)
+
+
 def recipe_of(
-    config: TrainXmatchConfig, data: Mapping[str, str], banks: tuple[str, str], captions: Sequence[str]
+    config: TrainXmatchConfig, data: Mapping[str, str], banks: tuple[str, str], tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[], Recipe]:
     """What is trained, made anew in every worker.
 
@@ -265,7 +280,7 @@ def recipe_of(
         config: of the run.
         data: folders of the samples, `train` and `valid`.
         banks: of image and of text features; "" where there are none.
-        captions: a vocabulary is learnt from them where the run brings none.
+        tokenizer: of the text tower.
     """
     return partial(
         RECIPES[config.recipe],
@@ -277,7 +292,7 @@ def recipe_of(
             groups=config.optim,
             gradient_checkpointing=config.trainer.gradient_checkpointing,
         ),
-        build_tokenizer(config, captions),
+        tokenizer,
         RecipeData(
             train=data["train"],
             valid=data["valid"],

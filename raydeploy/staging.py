@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from raydeploy.environment import joins_a_cluster
 from xmatch.data import files
+from xmatch.models.dual_encoder_config import DualEncoderConfig
 from xmatch.models.hub import Kind
 from xmatch.models.staging import content_hash, content_of, is_staged, local_folder, stage
 from xmatch.models.towers.image import ImageTowerConfig
@@ -77,3 +78,13 @@ def text_tower_for_workers(tower: TextTowerConfig, output: str) -> TextTowerConf
     if tower.is_recurrent or not tower.name:
         return tower
     return replace(tower, name=place_for_workers(tower.name, "model" if tower.pretrained else "tokenizer", output))
+
+
+def model_for_workers(model: DualEncoderConfig, output: str) -> DualEncoderConfig:
+    """A dual encoder whose towers are named as workers shall load them.
+
+    Raises:
+        InputError: the hub does not give a tower.
+    """
+    image, text = image_tower_for_workers(model.image, output), text_tower_for_workers(model.text, output)
+    return replace(model, image=image, text=text)

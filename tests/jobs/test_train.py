@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import karpathy_json
+from hub_cache import fill_hub_cache
+from huggingface_hub import constants
+from small_models import karpathy_json, tiny_vocabulary
+from transformers import BertConfig, BertModel
 
 from jobs import train_xmatch
 from xmatch import DualEncoder
+from xmatch.models import hub
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = """
@@ -50,6 +54,27 @@ def test_a_run_leaves_a_model_checkpoints_and_a_record(ray_here, tmp_path: Path,
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert len(list((out / "checkpoints").glob("step-*/optimizer.pt"))) == 2
     assert "loss" in (out / "run" / "config.yaml").read_text()
+    assert DualEncoder.from_pretrained(str(out / "model")).encode_texts(["the cat"]).shape == (1, 8)
+
+
+def test_workers_load_a_tower_of_the_hub_from_a_copy_and_the_model_keeps_its_name(
+    ray_here, tmp_path: Path, image_folder: str, monkeypatch
+) -> None:
+    """The cache that stands for the hub is seen by this process alone."""
+    tokenizer = tiny_vocabulary()
+    bert = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    BertModel(bert, add_pooling_layer=False).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    hub._snapshot.cache_clear()
+    cache = fill_hub_cache(tmp_path / "home", "someone/bert", str(tmp_path / "bert"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tower = ["--model.text.name", "someone/bert", "--model.text.layers", "[1]", "--tokenizer", str(tmp_path / "bert")]
+    assert train_xmatch.main(arguments(tmp_path, image_folder, *tower, "--trainer.epochs", "1")) == 0
+    out = tmp_path / "out"
+    assert len(list((out / "models").iterdir())) == 1
+    assert json.loads((out / "model" / "config.json").read_text())["text"]["name"] == "someone/bert"
+    hub._snapshot.cache_clear()
     assert DualEncoder.from_pretrained(str(out / "model")).encode_texts(["the cat"]).shape == (1, 8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -14,19 +15,32 @@ from xmatch.training.leakage import SEEN_FILE, read_seen, write_seen
 
 
 def publish_model(
-    best_folder: str, folder: str, *, dtype: Literal["float32", "float16"], card: str, seen: pa.Table, init_from: str
+    best_folder: str,
+    folder: str,
+    *,
+    given: DualEncoderConfig,
+    dtype: Literal["float32", "float16"],
+    card: str,
+    seen: pa.Table,
+    init_from: str,
 ) -> None:
     """Write the best epoch's model with its card, and what it and the model it started from have seen.
+
+    Its towers bear the names that they were given, not those of the copies that workers loaded.
 
     Args:
         best_folder: of the best epoch.
         folder: of the model; local or a URI.
+        given: its configuration as the run was asked for it.
         dtype: number format of its weights.
         card: its README.md.
         seen: record of this run.
         init_from: the model that the run started from; "" where there was none.
     """
-    DualEncoder.from_pretrained(best_folder).save_pretrained(folder, dtype=dtype, card=card)
+    model = DualEncoder.from_pretrained(best_folder)
+    image, text = replace(model.config.image, name=given.image.name), replace(model.config.text, name=given.text.name)
+    model.config = replace(model.config, image=image, text=text)
+    model.save_pretrained(folder, dtype=dtype, card=card)
     write_seen([seen, *earlier_seen(init_from)], files.join(folder, SEEN_FILE))
 
 

@@ -114,7 +114,15 @@ def test_saved_models_have_no_weights_of_training_alone_but_checkpoints_do(tmp_p
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     published = tmp_path / "published"
-    publish_model(folder, str(published), dtype="float32", card="", seen=SEEN_SCHEMA.empty_table(), init_from="")
+    publish_model(
+        folder,
+        str(published),
+        given=model.config,
+        dtype="float32",
+        card="",
+        seen=SEEN_SCHEMA.empty_table(),
+        init_from="",
+    )
     assert not (published / "training_only.safetensors").exists()
     loaded = DualEncoder.from_pretrained(str(published))
     assert not loaded.training_only and loaded.embedding_width == 3 * loaded.config.dim
