@@ -14,7 +14,7 @@ import torch
 
 from alignment.mvptr import checkpoints as mvptr_checkpoints
 from alignment.mvptr.pair_recipe import MvptrData, MvptrPairRecipe
-from alignment.mvptr.recipe_config import MATCHING, MvptrTrainConfig
+from alignment.mvptr.recipe_config import MATCHING, MvptrTrainConfig, SizesConfig
 from alignment.mvptr.recipe_data import Start, captions_of, places, read_side, start_of
 from alignment.mvptr.recipe_start import ANSWERS_FILE
 from alignment.mvptr.region_banks import RegionBanks
@@ -75,7 +75,7 @@ def check(config: MvptrJob) -> None:
     """
     mvptr, trainer = config.mvptr, config.trainer
     mvptr.require_data()
-    if config.init_from and (mvptr.bert or mvptr.model or mvptr.tokenizer or mvptr.id2phrase):
+    if config.init_from and (mvptr.bert or mvptr.model != SizesConfig() or mvptr.tokenizer or mvptr.id2phrase):
         raise InputError(
             "the model of init_from brings its sizes, tokenizer and phrases; leave mvptr.bert, .model, .tokenizer and "
             ".id2phrase out, or init_from."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from alignment.mvptr.config import Lengths, MvptrConfig
+from alignment.mvptr.config import Lengths
 from alignment.mvptr.heads import HeadConfig, Task
 from alignment.mvptr.losses_config import MvptrLossConfig
 from alignment.mvptr.masking import MaskingConfig
@@ -53,6 +53,22 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizesConfig:
+    """Sizes of a model that is made anew; the base model's."""
+
+    hidden_size: int = 768
+    num_layers: int = 12
+    """Of the whole; text, vision and cross encoder have half as many each."""
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    attention_dropout: float = 0.1
+    max_positions: int = 512
+    region_norm: bool = True
+    """Normalise the embedded regions."""
+    initializer_range: float = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
 class MvptrTrainConfig:
     """One training of an MVPTR; what is of another task is not looked at."""
 
@@ -69,9 +85,8 @@ class MvptrTrainConfig:
     """First output of the vision encoder that the cross encoder reads; null: lengths.tags, the regions alone."""
     dropout: float = 0.1
     """Of hidden states, regions and what heads read."""
-    model: MvptrConfig | None = None
-    """Sizes of a model made anew or from a BERT, where init_from is empty; null: the base model's. Lengths, cross_from
-    and dropout are those above, region_width, vocab_size and only_word_size those of regions and vocabularies."""
+    model: SizesConfig = field(default_factory=SizesConfig)
+    """Sizes of a model made anew or from a BERT, where init_from is empty. Regions and vocabularies say the rest."""
     bert: str = ""
     """A BERT of transformers to begin with, where init_from is empty: a folder or hub name; empty: random weights."""
     tokenizer: str = ""

@@ -82,22 +82,22 @@ def start_of(config: MvptrTrainConfig, init_from: str, region_width: int) -> Sta
                 "(region_width). Give the features that it was trained on."
             )
         tags = mvptr_checkpoints.read_tags(os.path.join(folder, mvptr_checkpoints.TAGS))
-        return Start(_with_lengths(old, config), head, tokenizer, phrases, tags, answers)
+        lengths, cross_from, dropout = config.lengths, config.cross_from, config.dropout
+        sizes = dataclasses.replace(old, lengths=lengths, cross_from=cross_from, dropout=dropout)
+        return Start(sizes, head, tokenizer, phrases, tags, answers)
     tokenizer = _tokenizer(config)
     phrases = _vocabulary(config, tokenizer)
-    sizes = config.model or MvptrConfig()
     words = len(tokenizer)
-    sizes = dataclasses.replace(
-        sizes,
+    sizes = MvptrConfig(
+        **dataclasses.asdict(config.model),
+        dropout=config.dropout,
         region_width=region_width,
         only_word_size=words,
         vocab_size=max(words, phrases.rows if phrases else 0),
+        lengths=config.lengths,
+        cross_from=config.cross_from,
     )
-    return Start(_with_lengths(sizes, config), head, tokenizer, phrases, (), answers)
-
-
-def _with_lengths(sizes: MvptrConfig, config: MvptrTrainConfig) -> MvptrConfig:
-    return dataclasses.replace(sizes, lengths=config.lengths, cross_from=config.cross_from, dropout=config.dropout)
+    return Start(sizes, head, tokenizer, phrases, (), answers)
 
 
 def _tokenizer(config: MvptrTrainConfig) -> PreTrainedTokenizerBase:

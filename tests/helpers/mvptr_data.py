@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 from small_models import tiny_vocabulary
 
-from alignment.mvptr.config import Lengths, MvptrConfig
+from alignment.mvptr.config import Lengths
 from alignment.mvptr.pair_recipe import MvptrData, MvptrPairRecipe
 from alignment.mvptr.phrase_extraction import PHRASE_TABLE
-from alignment.mvptr.recipe_config import MATCHING, MvptrTrainConfig, SplitConfig
+from alignment.mvptr.recipe_config import MATCHING, MvptrTrainConfig, SizesConfig, SplitConfig
 from alignment.mvptr.recipe_data import read_side, start_of
 from alignment.mvptr.regions.table import write_regions
 from alignment.mvptr.task_recipe import MvptrTaskRecipe
@@ -31,7 +31,7 @@ SIDE = 100
 """Pixels of an image's sides."""
 NOUNS = ("cat", "dog", "world", "mat")
 ANSWERS = ["yes", "no", "2", "red", "cat"]
-SMALL = MvptrConfig(
+SMALL = SizesConfig(
     hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, attention_dropout=0.0, max_positions=64
 )
 LENGTHS = Lengths(text=12, phrases=4, tags=6, regions=4)

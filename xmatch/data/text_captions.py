@@ -51,8 +51,7 @@ def read_text_captions(path: str, split: str = "", exclude: Collection[str] = ()
 
 
 def spellings(image_ids: Collection[str]) -> set[str]:
-    """What ids may be found by where photographs are left out: as they are, without suffix, and by key with and without
-    its kind."""
+    """What ids may be found by where photographs are left out: as they are, without suffix, by key, kind or not."""
     found = set(image_ids) | {os.path.splitext(image_id)[0] for image_id in image_ids}
     keys = {key for key in map(image_key, image_ids) if key}
     return found | keys | {key.split(":", 1)[1] for key in keys}

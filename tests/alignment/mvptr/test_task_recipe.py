@@ -61,7 +61,7 @@ def test_targets_are_those_of_each_task(tmp_path: Path) -> None:
 
 def test_tags_beside_the_text_stand_behind_it(tmp_path: Path) -> None:
     plain = made(tmp_path / "a", "vqa").train.batch([3])
-    recipe = made(tmp_path / "b", "vqa", tags=TagConfig(beside_text=True))
+    recipe = made(tmp_path / "b", "vqa", tags=TagConfig(beside_text="all"))
     found, used = recipe.train.batch([3]), int(plain.attention_mask_a[0].sum())
     tags = int(plain.token_type_ids_b[0].sum()) - 2
     kept = min(tags, recipe.start.config.lengths.text_stream - used)
@@ -99,7 +99,7 @@ def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
     ("task", "changes", "lr"),
     [
         ("vqa", {}, 3e-3),
-        ("vqa", {"answer_loss": "kl", "tags": TagConfig(beside_text=True)}, 3e-3),
+        ("vqa", {"answer_loss": "kl", "tags": TagConfig(beside_text="all")}, 3e-3),
         ("snli_ve", {}, 3e-3),
         ("refexp", {}, 3e-3),
         ("refexp", {"head": HeadConfig(region_score="dot", layer=0)}, 3e-3),

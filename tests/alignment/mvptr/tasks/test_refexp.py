@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mvptr_cases import golden
@@ -43,6 +43,7 @@ def test_the_choice_of_a_detection_is_the_originals() -> None:
         assert case["det_labels"][refexp.chosen_detection(scores, table, rule)] == case[name]
 
 
+@settings(deadline=None)
 @given(BOXES, BOXES)
 def test_overlap_is_symmetric_and_a_share(one: np.ndarray, other: np.ndarray) -> None:
     found = refexp.overlaps(one, other)
@@ -53,6 +54,7 @@ def test_overlap_is_symmetric_and_a_share(one: np.ndarray, other: np.ndarray) ->
     np.testing.assert_allclose(own[has_area], 1.0, rtol=1e-5)
 
 
+@settings(deadline=None)
 @given(BOXES, st.lists(st.floats(-2, 2, width=32), min_size=5, max_size=5))
 def test_no_choice_beats_the_recall_bound(boxes: np.ndarray, scores: list[float]) -> None:
     labels = refexp.region_labels([0.0, 0.0, 30.0, 30.0], boxes, 5)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mvptr_cases import golden
 from torch.nn.functional import cross_entropy
@@ -126,6 +126,7 @@ def test_broken_answers_are_refused(tmp_path: Path, content: Any, message: str) 
         vqa.read_answers(str(tmp_path / "a.json"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from(vqa.KINDS)), min_size=1, max_size=20))
 def test_the_accuracy_of_all_is_the_mean_of_the_kinds_by_their_size(rows: list[tuple[float, str]]) -> None:
     scores, kinds = zip(*rows, strict=True)
