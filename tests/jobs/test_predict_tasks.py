@@ -1,0 +1,94 @@
+"""`jobs/predict_tasks.py`: each task's predictions, figures beside the published, and the files of the challenges."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import mvptr_data
+import numpy as np
+import pytest
+import torch
+from mvptr_data import recipe_of, train_config
+
+from alignment.mvptr.heads import HeadConfig
+from alignment.mvptr.tasks import entailment, refexp, vqa
+from jobs import predict_tasks
+
+pytestmark = pytest.mark.ray
+
+
+def saved(folder: Path, task: str, count: int = 12, **changes: Any) -> tuple[dict[str, float], list[str]]:
+    """A model of drawn weights: its figures as training sees them, and the arguments to predict the same data."""
+    config = train_config(folder, task, count, **changes)
+    recipe = recipe_of(folder, config)
+    torch.manual_seed(1)
+    model = recipe.build_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0) if parameter.ndim > 1 else None
+    recipe.save_model(model, str(folder / "model"))
+    split = config.valid
+    given = ["--model", str(folder / "model"), "--data", split.data, "--regions", config.regions]
+    given += ["--phrases", split.phrases] if split.phrases else []
+    given += ["--output", str(folder / "out"), "--samples_per_shard", "5"]
+    return recipe.evaluate(model.eval()), given
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "figures.json").read_text())
+
+
+def test_questions(ray_here, tmp_path: Path) -> None:
+    expected, given = saved(tmp_path, "vqa")
+    assert predict_tasks.main([*given, "--split", "test-dev"]) == 0
+    found = figures(tmp_path)
+    assert found["figures"] == pytest.approx(expected)
+    assert found["published"]["accuracy"] == 76.16
+    results = vqa.read_results(str(tmp_path / "out" / vqa.RESULTS_FILE))
+    assert [identity for identity, _ in results] == [str(row) for row in range(12)]
+    assert {answer for _, answer in results} <= set(mvptr_data.ANSWERS)
+    test = [*given[:-4], "--output", str(tmp_path / "test"), "--labelled", "false"]
+    assert predict_tasks.main(test) == 0
+    assert vqa.read_results(str(tmp_path / "test" / vqa.RESULTS_FILE)) == results
+    assert json.loads((tmp_path / "test" / "figures.json").read_text())["figures"] == {}
+
+
+def test_sentences(ray_here, tmp_path: Path) -> None:
+    expected, given = saved(tmp_path, "snli_ve")
+    assert predict_tasks.main([*given, "--split", "val"]) == 0
+    assert figures(tmp_path)["figures"] == pytest.approx(expected)
+    assert figures(tmp_path)["published"] == {"accuracy": 80.30}
+    rows = entailment.read_results(str(tmp_path / "out" / entailment.RESULTS_FILE))
+    assert len(rows) == 12 and rows[0][0] == "0.jpg#0r1"
+
+
+def test_expressions_with_and_without_given_detections(ray_here, tmp_path: Path) -> None:
+    expected, given = saved(tmp_path, "refexp", head=HeadConfig(region_score="linear"))
+    assert predict_tasks.main([*given, "--split", "val"]) == 0
+    assert figures(tmp_path)["figures"] == pytest.approx(expected)
+    boxes = refexp.read_results(str(tmp_path / "out" / refexp.RESULTS_FILE))
+    assert len(boxes) == 12
+    detections = [
+        {"image_id": int(mvptr_data.image_name(row)), "box": [x1, y1, x2 - x1, y2 - y1]}
+        for row in range(12)
+        for x1, y1, x2, y2 in mvptr_data.regions_of(row, 4).boxes.astype(float).tolist()
+    ]
+    (tmp_path / "dets.json").write_text(json.dumps(detections))
+    more = ["--split", "val", "--detections", str(tmp_path / "dets.json"), "--output", str(tmp_path / "dets")]
+    assert predict_tasks.main([*given[:-4], *more]) == 0
+    record = json.loads((tmp_path / "dets" / "figures.json").read_text())["figures"]
+    assert record["accuracy_detections_best_region"] == pytest.approx(expected["accuracy"])
+    given_boxes = refexp.read_results(str(tmp_path / "dets" / refexp.RESULTS_FILE))
+    np.testing.assert_allclose([row[1] for row in given_boxes], [row[1] for row in boxes], atol=1e-3)
+
+
+def test_what_cannot_work_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = train_config(tmp_path, "pretrain")
+    recipe = recipe_of(tmp_path, dataclasses.replace(config))
+    recipe.save_model(recipe.build_model(), str(tmp_path / "model"))
+    given = ["--model", str(tmp_path / "model"), "--data", "x", "--regions", config.regions]
+    assert predict_tasks.main([*given, "--output", str(tmp_path / "o"), "--plan"]) == 2
+    assert "is an MVPTR for pretraining; expected vqa, snli_ve or refexp" in " ".join(capsys.readouterr().err.split())
