@@ -42,6 +42,7 @@ def test_regions_need_a_place(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_regions_become_a_bank_of_views_that_is_searched(ray_here, tmp_path: Path) -> None:
     model, data = prepared(tmp_path)
     words = ["--side", "regions", "--model", model, "--regions.path", data, "--regions.split", "test"]

@@ -88,6 +88,7 @@ def scorer_of(place: Path, output: Path) -> PairScorer:
     return Gallery(str(place / "model"), str(output / "two_step"), (str(place / "regions.arrow"),)).open()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_steps_are_the_brute_force_ranking_within_the_pools(ray_here, place: Path, tmp_path: Path) -> None:
     record = run(place, tmp_path)
@@ -111,7 +112,9 @@ def test_two_steps_are_the_brute_force_ranking_within_the_pools(ray_here, place:
         pairs = enumerate(first)
         hits = [row == owner[q] for q, row in pairs] if way == "t2i" else [owner[row] == q for q, row in pairs]
         assert record["figures"]["fine"][f"{way}_recall_at_1"] == pytest.approx(100 * np.mean(hits))
-    assert record["figures"]["coarse"]["i2t_recall_at_1"] == record["figures"]["i2t_recall_at_1"]
+    best = np.arange(2 * COUNT)[pools["i2t"].rows[:, 0]] // 2  # captions may score alike to the last bits
+    assert record["figures"]["coarse"]["i2t_recall_at_1"] == pytest.approx(100 * np.mean(best == np.arange(COUNT)))
+    assert abs(record["figures"]["i2t_recall_at_1"] - record["figures"]["coarse"]["i2t_recall_at_1"]) < 101 / COUNT
     found = record["two_step"]
     assert set(found["pool_recall"]) == {"t2i", "i2t"} and all(0 < v <= 100 for v in found["pool_recall"].values())
     assert found["cost"]["multiply_adds_per_pair"] == multiply_adds(config)["pair"] > 0
@@ -122,6 +125,7 @@ def test_two_steps_are_the_brute_force_ranking_within_the_pools(ray_here, place:
     assert report["pairs_scored_now"] == found["cost"]["pairs"] and report["seconds_per_pair"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_weights_are_tuned_on_validation_and_refused_there(
     ray_here, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

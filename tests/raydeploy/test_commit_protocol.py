@@ -27,6 +27,7 @@ def documented(heading: str) -> list[str]:
     return [line for line in below.splitlines() if line.startswith("|")]
 
 
+@pytest.mark.slow
 def test_any_crash_on_a_local_disk_is_survived_as_the_table_says(tmp_path: Path) -> None:
     found = crashes(str(tmp_path), "local")
     assert [point.name for point in found if not point.survived] == []

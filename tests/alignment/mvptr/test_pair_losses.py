@@ -150,6 +150,7 @@ def of_workers() -> list[list[dict[str, object]]]:
         return run_workers(2, mvptr_cases.steps, mvptr_cases.STEPS, Path(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(mvptr_cases.STEPS)))
 def test_two_workers_have_the_losses_and_gradients_of_one(case: int) -> None:
     alone = mvptr_cases.step(*mvptr_cases.STEPS[case])

@@ -74,6 +74,7 @@ WORLD = [(seed, count, SelfAlignConfig(negatives=k)) for seed, count in ((1, 4),
 WORLD += [(4, 6, SelfAlignConfig(context=0)), (5, 6, SelfAlignConfig(concept=0))]
 
 
+@pytest.mark.slow
 def test_workers_together_have_the_losses_and_gradients_of_one(tmp_path: Path) -> None:
     """In two processes, whose captions are padded to different widths."""
     found = run_workers(2, selfalign_cases.steps, WORLD, tmp_path)

@@ -156,6 +156,7 @@ def test_what_cannot_be_aligned_is_refused(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_workers_together_are_one(tmp_path: Path) -> None:
     """Two processes, each with half of the rows, have the losses and gradients of one, on every host."""
     found = run_workers(2, first_steps, tmp_path, tmp_path)
