@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image
 
 from alignment.mvptr.regions.detector_config import RegionDetector
-from alignment.mvptr.regions.selection import Candidates, SelectionConfig, select
+from alignment.mvptr.regions.extraction import named_regions
+from alignment.mvptr.regions.selection import SelectionConfig, select
 from xmatch.data.region_rows import ImageRegions
 
 
@@ -35,19 +35,6 @@ class DetectedRegions:
         found: dict[int, ImageRegions] = {}
         for places in by_size.values():
             for place, candidates in zip(places, self.detector([images[p] for p in places]), strict=True):
-                found[place] = self._regions(images[place], candidates)
+                kept = select(candidates, self.selection).regions
+                found[place] = named_regions("", images[place], kept, self.detector.names)
         return [found[place] for place in range(len(images))]
-
-    def _regions(self, image: Image.Image, candidates: Candidates) -> ImageRegions:
-        kept = select(candidates, self.selection).regions
-        labels = kept.labels.cpu().numpy()
-        return ImageRegions(
-            "",
-            kept.boxes.cpu().numpy().astype(np.float32),
-            kept.features.cpu().numpy().astype(np.float32),
-            image.width,
-            image.height,
-            tuple(self.detector.names[label] for label in labels),
-            kept.scores.cpu().numpy().astype(np.float32),
-            labels,
-        )

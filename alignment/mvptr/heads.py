@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -93,7 +94,7 @@ class TaskModel(nn.Module):
             module.apply(self.mvptr.initialise)
 
 
-class Matcher(TaskModel):
+class Matcher(TaskModel, ABC):
     """A model that tells whether text and image belong together: by their own vectors, and as a pair.
 
     match_label: which of the two classes is a match.
@@ -105,9 +106,9 @@ class Matcher(TaskModel):
         super().__init__(config, head)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
+    @abstractmethod
     def match_logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """Logits (B, 2) of pooled outputs (B, H)."""
-        raise NotImplementedError
 
     def match_probability(self, text: Encoded, image: Encoded) -> torch.Tensor:
         """(B,) float32 how surely row i of both sides are a pair: the fine score of retrieval."""

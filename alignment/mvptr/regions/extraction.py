@@ -35,15 +35,15 @@ def named_regions(image_id: str, image: Image.Image, kept: Candidates, names: Se
         kept: the candidates.
         names: of the detector's classes, by label.
     """
-    labels = kept.labels.numpy()
+    labels = kept.labels.cpu().numpy()
     return ImageRegions(
         image_id,
-        kept.boxes.numpy().astype(np.float32),
-        kept.features.numpy().astype(np.float32),
+        kept.boxes.cpu().numpy().astype(np.float32),
+        kept.features.cpu().numpy().astype(np.float32),
         image.width,
         image.height,
         tuple(names[label] for label in labels),
-        kept.scores.numpy().astype(np.float32),
+        kept.scores.cpu().numpy().astype(np.float32),
         labels,
     )
 
