@@ -11,7 +11,7 @@ from alignment.entities.entity_tables import CaptionEntities, entity_table
 from alignment.entities.spans import MAX_WORDS, nested_spans
 from alignment.entities.spice import entities_of_tuples
 from alignment.entities.tagged import Tagger
-from alignment.entities.taggers import load_tagger
+from alignment.entities.taggers import load_same_tagger
 from xmatch.data.steps import StepOutput, quarantine_table
 from xmatch.errors import InputError
 
@@ -86,12 +86,7 @@ class ExtractEntities:
 
     def _tagger(self) -> Tagger:
         if self._loaded is None:
-            loaded = load_tagger(self.tagger)
-            if self.identity not in ("", loaded.identity):
-                raise InputError(
-                    f"a worker has the tagger {loaded.identity!r}, the run {self.identity!r}; install one."
-                )
-            self._loaded = loaded
+            self._loaded = load_same_tagger(self.tagger, self.identity)
         return self._loaded
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alignment.entities.spacy_tagger import SpacyTagger, installed_models
 from alignment.entities.tagged import Tagger
 from alignment.entities.textblob_tagger import TextBlobTagger
+from xmatch.errors import InputError
 
 TEXTBLOB = "textblob"
 
@@ -21,3 +22,19 @@ def load_tagger(name: str) -> Tagger:
         InputError: what it needs is not installed.
     """
     return TextBlobTagger() if name == TEXTBLOB else SpacyTagger(name)
+
+
+def load_same_tagger(name: str, identity: str) -> Tagger:
+    """The tagger of that name, which must be the one that a run was begun with.
+
+    Args:
+        name: as for `load_tagger`.
+        identity: of the run's tagger; "": any.
+
+    Raises:
+        InputError: this machine has another, or none.
+    """
+    loaded = load_tagger(name)
+    if identity not in ("", loaded.identity):
+        raise InputError(f"a worker has the tagger {loaded.identity!r}, the run {identity!r}; install one.")
+    return loaded

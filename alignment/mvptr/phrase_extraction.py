@@ -13,7 +13,7 @@ import pyarrow as pa
 from alignment.entities.entity_tables import string_ids
 from alignment.entities.extraction import MAX_CHARACTERS
 from alignment.entities.tagged import Tagger
-from alignment.entities.taggers import load_tagger
+from alignment.entities.taggers import load_same_tagger
 from alignment.mvptr.phrase_vocabulary import MIN_SENTENCES
 from alignment.mvptr.phrases import Agreement, Phrase, agreement, phrases_of
 from xmatch.data import files
@@ -93,12 +93,7 @@ class ExtractPhrases:
 
     def _tagger(self) -> Tagger:
         if self._loaded is None:
-            loaded = load_tagger(self.tagger)
-            if self.identity not in ("", loaded.identity):
-                raise InputError(
-                    f"a worker has the tagger {loaded.identity!r}, the run {self.identity!r}; install one."
-                )
-            self._loaded = loaded
+            self._loaded = load_same_tagger(self.tagger, self.identity)
         return self._loaded
 
 
