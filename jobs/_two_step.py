@@ -11,6 +11,7 @@ import numpy as np
 from alignment.mvptr import checkpoints as mvptr_checkpoints
 from alignment.mvptr.pair_inputs import TagConfig
 from alignment.mvptr.phrase_extraction import phrases_by_caption
+from alignment.mvptr.published import published_text
 from alignment.mvptr.recipe_data import places
 from alignment.mvptr.tasks.samples import Sample, samples_table, write_samples
 from alignment.mvptr.two_step import (
@@ -103,6 +104,8 @@ class TwoStepJob(Protocol):
     @property
     def output(self) -> str: ...
     @property
+    def benchmark(self) -> str: ...
+    @property
     def data(self) -> GalleryConfig: ...
     @property
     def two_step(self) -> TwoStepConfig: ...
@@ -150,30 +153,19 @@ def check(config: TwoStepJob, models: Sequence[str]) -> None:
         refuse_tuning_on_test(config.data.split)
 
 
-def plan_rows(config: TwoStepJob, model: str, gallery: CaptionSet) -> list[tuple[str, str]]:
-    """What both steps will compute, for a person."""
-    sizes = mvptr_checkpoints.read_config(local_folder(model, "model")).model
-    images, captions = len(gallery.image_ids), len(gallery.captions)
-    pools = config.two_step.pools
-    most = images * min(captions, pools.captions_per_image) + captions * min(images, pools.images_per_caption)
-    each = plain_cost(sizes, most, captions, images)["multiply_adds_per_pair"]
-    if config.two_step.tuned:
-        tuned = read_fusion(config.two_step.tuned)
-        refuse_tuned_split(tuned, gallery, config.data.split, allow=config.allow_overlap, threads=0)
-    return [
-        ("first step", f"{captions:,} captions and {images:,} images, each encoded alone"),
-        ("second step", f"at most {most:,} pairs of {each / 1e6:,.0f} million multiply-adds"),
-        ("fused", config.two_step.tuned or "no: no tuned weights are given"),
-    ]
-
-
-def write_gallery(config: TwoStepJob, model: str, gallery: CaptionSet) -> Gallery:
+def write_gallery(config: TwoStepJob, model: str, place: str, gallery: CaptionSet, folder: str) -> Gallery:
     """Write what workers read of a split, and say where.
+
+    Args:
+        config: of the job.
+        model: saved MVPTR.
+        place: where workers read it.
+        gallery: the split.
+        folder: to write to.
 
     Raises:
         InputError: phrases were asked for, and the model has no vocabulary of them.
     """
-    folder = files.join(config.output, FOLDER)
     known = _phrase_ids(config.two_step.phrases, model)
     samples = [
         Sample(identity, gallery.image_ids[image], text, known.get(identity, ()))
@@ -181,7 +173,6 @@ def write_gallery(config: TwoStepJob, model: str, gallery: CaptionSet) -> Galler
     ]
     write_samples(files.join(folder, SAMPLES_FILE), samples_table(samples))
     files.write_json(files.join(folder, IMAGES_FILE), gallery.image_ids)
-    place = place_for_workers(model, "model", config.output)
     return Gallery(place, folder, tuple(places(config.two_step.regions)), config.two_step.tags, config.threads)
 
 
@@ -232,7 +223,7 @@ def _run_pass(one: _Pass, identity: Mapping[str, Any], config: TwoStepJob, run: 
     return [files.join(one.output, "shards", f"{shard.id}.{one.suffix}") for shard in one.shards]
 
 
-def coarse_member(config: TwoStepJob, run: Run, model: str, gallery: CaptionSet, given: Gallery, fact: Fact) -> Member:
+def coarse_member(config: TwoStepJob, run: Run, model: str, gallery: CaptionSet, given: Gallery) -> Member:
     """The scores of the first step; the vectors stay in <output>/embeddings, as those of any model."""
     digest = checkpoints.model_hash(model)
     kept, identity = embedding_places(config.output, digest, gallery), identity_of(given, digest)
@@ -247,7 +238,7 @@ def coarse_member(config: TwoStepJob, run: Run, model: str, gallery: CaptionSet,
         "arrow",
         "images",
     )
-    _run_pass(images, identity, config, run, fact)
+    _run_pass(images, identity, config, run, Fact())
     texts = _Pass(
         EncodeSide(given, "texts", text_ids),
         RowReader(),
@@ -256,7 +247,7 @@ def coarse_member(config: TwoStepJob, run: Run, model: str, gallery: CaptionSet,
         "arrow",
         "texts",
     )
-    _run_pass(texts, identity, config, run, fact)
+    _run_pass(texts, identity, config, run, Fact())
     rows = np.asarray(matrix(read_vectors(texts.output)), np.float32)
     write_vectors(kept.texts, make_vectors(text_ids, rows))
     source = across(image_rows(kept.images, gallery), rows)
@@ -271,17 +262,18 @@ def measure(config: TwoStepJob, run: Run, model: str, gallery: CaptionSet, fact:
         run: for progress.
         model: saved MVPTR.
         gallery: the split.
-        fact: takes what the first step took.
+        fact: takes what the second step took.
     """
-    given = write_gallery(config, model, gallery)
+    place = place_for_workers(model, "model", config.output)
+    given = write_gallery(config, model, place, gallery, files.join(config.output, FOLDER))
     with connect(config.ray):
-        member = coarse_member(config, run, model, gallery, given, fact)
+        member = coarse_member(config, run, model, gallery, given)
         assert member.embeddings is not None, "a model has vectors"
-        return [member], two_steps(config, run, model, gallery, given, member.embeddings)
+        return [member], two_steps(config, run, model, gallery, given, member.embeddings, fact)
 
 
 def two_steps(
-    config: TwoStepJob, run: Run, model: str, gallery: CaptionSet, given: Gallery, vectors: tuple[Any, Any]
+    config: TwoStepJob, run: Run, model: str, gallery: CaptionSet, given: Gallery, vectors: tuple[Any, Any], fact: Fact
 ) -> TwoSteps:
     """Pools by exact search, fine scores of their pairs, and the figures of every step.
 
@@ -292,12 +284,13 @@ def two_steps(
         gallery: the split.
         given: the same, as workers read it.
         vectors: (N, D) of images and (M, D) of captions.
+        fact: takes what scoring took.
     """
     settings, owners, count = config.two_step, gallery.caption_image, len(gallery.image_ids)
     pools = coarse_pools(np.asarray(vectors[0]), np.asarray(vectors[1]), settings.pools, config.threads)
     pairs, path = pool_pairs(pools, count), files.join(given.folder, PAIRS_FILE)
     write_pairs(path, pairs)
-    digest, fact = checkpoints.model_hash(model), Fact()
+    digest = checkpoints.model_hash(model)
     identity = identity_of(given, digest) | {"pairs": files.sha256(path)}
     shards = plan_pair_shards(path, pairs, settings.pairs_per_shard)
     output = files.join(given.folder, FINE_FOLDER)
@@ -325,7 +318,9 @@ def two_steps(
     rows = write_lists(config.output, stages, gallery, max(1, config.top_k), in_original_form=False)
     rows += [(f"pool recall {way}", f"{value:.1f} %") for way, value in recall.items()]
     rows += [("pairs", f"{len(pairs):,}, {cost['seconds_per_pair'] * 1e3:.2f} ms each, {fact.units:,} of them now")]
-    return TwoSteps(record, plain_figures(figures), cost, rows, table_text(figures, "Two-step retrieval"))
+    plain = plain_figures(figures)
+    text = "\n".join([table_text(figures, "Two-step retrieval"), published_text(config.benchmark, plain)])
+    return TwoSteps(record, plain, cost, rows, text)
 
 
 def _weights(

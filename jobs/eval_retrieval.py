@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from jobs import _two_step
+from jobs import _two_step, _two_step_plan
 from jobs._two_step import TwoStepConfig
 from raydeploy.config import config_hash, to_plain
 from raydeploy.connect import RayConfig, connect
@@ -154,7 +154,12 @@ def plan(config: EvalRetrievalConfig) -> Plan:
             raise InputError(f"{place!r} does not exist; expected embeddings or a saved similarity there.")
     known = overlap_of_models(places(config.model), gallery, allow=config.allow_overlap, threads=0)
     warning = size_warning(benchmark, len(gallery.image_ids), len(gallery.captions))
-    found = forecast_photos(config, gallery)
+    two_step = config.rerank == "mvptr"
+    found = (
+        _two_step_plan.forecast_pairs(config, places(config.model)[0], gallery)
+        if two_step
+        else forecast_photos(config, gallery)
+    )
     rows = [
         ("benchmark", benchmark.title or "any split"),
         ("images", f"{len(gallery.image_ids):,}"),
@@ -163,7 +168,7 @@ def plan(config: EvalRetrievalConfig) -> Plan:
         *([("overlap", overlap_text(known))] if known else []),
         *([("note", warning)] if warning else []),
         *([("bad rows", f"{gallery.bad_rows:,}; the first: {gallery.first_bad[0]}")] if gallery.bad_rows else []),
-        *(_two_step.plan_rows(config, places(config.model)[0], gallery) if config.rerank == "mvptr" else []),
+        *(_two_step_plan.plan_rows(config, places(config.model)[0], gallery) if two_step else []),
         ("scores", f"{len(gallery.image_ids) * len(gallery.captions):,} pairs for each member"),
     ]
     return Plan(rows, found)

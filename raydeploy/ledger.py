@@ -14,6 +14,7 @@ comes second compares. Data files are written by both, with equal bytes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from xmatch.data import files
 from xmatch.errors import InputError
 
 MANIFEST_VERSION = 2
+SHOWN = 120
+"""Characters of a value in a message."""
 READERS = 32
 """Markers read at a time: a store answers in tens of milliseconds, and there may be a hundred thousand."""
 
@@ -204,6 +207,16 @@ def _require_same(there: Mapping[str, Any], here: Mapping[str, Any], output: str
     if names:
         old, new = there.get(names[0]), here.get(names[0])
         raise InputError(
-            f"{output!r} holds a run with another {', '.join(names)} ({names[0]}: {old!r} there, {new!r} now); their "
-            "outputs must not mix. Choose another output, or remove that folder."
+            f"{output!r} holds a run with another {', '.join(names)} "
+            f"({names[0]}: {_around(old, new)} there, {_around(new, old)} now); "
+            "their outputs must not mix. Choose another output, or remove that folder."
         )
+
+
+def _around(value: Any, other: Any) -> str:
+    """A value for a message; of a long one, what is around its first difference from another."""
+    shown, at = repr(value), len(os.path.commonprefix([repr(value), repr(other)]))
+    if len(shown) <= SHOWN:
+        return shown
+    start = max(0, at - SHOWN // 2)
+    return f"{'…' if start else ''}{shown[start : start + SHOWN]}…"

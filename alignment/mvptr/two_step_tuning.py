@@ -13,7 +13,7 @@ from alignment.rerank.tuned_file import TunedFile, read_settings
 from alignment.rerank.tuning import hits
 from xmatch.errors import InputError
 
-WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
 @dataclass(frozen=True, kw_only=True)

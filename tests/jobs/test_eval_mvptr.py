@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import mvptr_data
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from killed_jobs import job, kill_when_done_begins, require_kept, run_job_process
 from mvptr_data import caption, image_name
 
 from alignment.mvptr import checkpoints
 from alignment.mvptr.losses_config import MvptrLossConfig
 from alignment.mvptr.recipe_data import captions_of
+from alignment.mvptr.regions.table import RegionTable, write_regions
 from alignment.mvptr.tasks.samples import read_samples
 from alignment.mvptr.two_step import PoolConfig, coarse_pools
 from alignment.mvptr.two_step_scoring import PairScorer, multiply_adds
-from alignment.mvptr.two_step_shards import Gallery
-from jobs import _two_step, eval_retrieval
+from alignment.mvptr.two_step_shards import PAIR_SCHEMA, Gallery
+from jobs import _two_step, _two_step_plan, eval_retrieval
+from xmatch.data.steps import Shard
 from xmatch.training.leakage import SEEN_FILE, seen_record, write_seen
 
 COUNT = 12
@@ -175,7 +176,31 @@ def test_a_plan_says_what_the_second_step_costs(
     assert eval_retrieval.main([*words(place), "--output", str(tmp_path / "o"), "--plan"]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "at most 408 pairs of" in said  # 12 x 14 + 24 x 10
+    assert "for 408 pairs" in said and "not measured" not in said
     assert not (tmp_path / "o").exists()
+
+
+def test_a_plan_refuses_regions_of_another_width(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = [image._replace(features=image.features[:, :-1]) for image in RegionTable(str(place / "regions.arrow"))]
+    write_regions(str(tmp_path / "regions.arrow"), wrong)
+    given = [*words(place), "--two_step.regions", str(tmp_path / "regions.arrow"), "--output", str(tmp_path / "o")]
+    assert eval_retrieval.main(given) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"regions have {wrong[0].features.shape[1]} numbers, but the model reads" in said
+    assert "regions.arrow', row 0" in said and not (tmp_path / "o").exists()
+
+
+@given(st.integers(1, 9), st.integers(1, 200), st.integers(1, 40))
+def test_pairs_drawn_for_a_forecast_are_of_the_split(captions: int, images: int, each: int) -> None:
+    pairs = captions * each
+    reader = _two_step_plan.DrawnPairs(pairs, captions, images)
+    cut = pairs // 2
+    table = pa.concat_tables([reader(Shard("a", "", 0, cut)), reader(Shard("b", "", cut, pairs))])
+    found = table.column("caption").to_numpy()
+    assert table.schema == PAIR_SCHEMA and np.array_equal(np.repeat(np.arange(captions), each), found)
+    assert set(table.column("image").to_pylist()) <= set(range(images))
 
 
 def test_a_model_that_has_seen_the_split_is_refused(
@@ -194,27 +219,13 @@ def test_a_model_that_has_seen_the_split_is_refused(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_fine_step_goes_on_where_it_was_and_gives_the_same_bytes(place: Path, tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    command = [sys.executable, "jobs/eval_retrieval.py", *words(place), "--two_step.pairs_per_shard", "4", "--output"]
+    command = job("eval_retrieval", [*words(place), "--two_step.pairs_per_shard", "4", "--output"])
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        [*command, str(killed)], env=environment, start_new_session=True, stdout=subprocess.DEVNULL
-    )
-    done: list[Path] = []
-    for _ in range(12_000):
-        done = list(killed.glob("two_step/fine/completions/*.json"))
-        if done or process.poll() is not None:
-            break
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert done and not (killed / "retrieval.json").exists(), "killed in the middle of the fine step"
-    kept = {path.name: path.stat().st_mtime_ns for path in killed.glob("two_step/fine/completions/*.json")}
-    time.sleep(2)  # what Ray left running notices that its driver is gone
+    kept = kill_when_done_begins([*command, str(killed)], killed, "two_step/fine/completions/*.json")
+    assert not (killed / "retrieval.json").exists(), "killed in the middle of the fine step"
     for name in ("killed", "whole"):
-        subprocess.run([*command, str(tmp_path / name)], env=environment, check=True, stdout=subprocess.DEVNULL)
-    for name, written in kept.items():
-        assert (killed / "two_step" / "fine" / "completions" / name).stat().st_mtime_ns == written
+        run_job_process([*command, str(tmp_path / name)])
+    require_kept(kept)
     assert bytes_of(killed) == bytes_of(tmp_path / "whole")
     now = json.loads((killed / "run" / "report.json").read_text())["values"]["cost"]["pairs_scored_now"]
     assert 0 < now < json.loads((killed / "retrieval.json").read_text())["two_step"]["cost"]["pairs"]

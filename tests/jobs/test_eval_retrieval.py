@@ -7,15 +7,12 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from killed_jobs import job, kill_when_done_begins, require_kept, run_job_process
 from small_gallery import CAPTIONS_EACH, small_embeddings, small_gallery, write_cxc, write_gallery, write_truth
 from small_models import CAPTIONS, karpathy_json, make_images, tiny_model_object
 
@@ -300,19 +297,11 @@ def test_a_pickle_that_asks_for_more_is_refused(place: Path, tmp_path: Path, cap
 @pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path, tiny_model: str) -> None:
     words = ["--model", tiny_model, *photographs(tmp_path, 12)]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    command = [sys.executable, "jobs/eval_retrieval.py", *words, "--output"]
-    process = subprocess.Popen(
-        [*command, str(tmp_path / "killed")], env=environment, start_new_session=True, stdout=subprocess.DEVNULL
-    )
-    for _ in range(1200):
-        if list((tmp_path / "killed").glob("embeddings/*/images/completions/*.json")):
-            break
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(2)  # what Ray left running notices that its driver is gone
+    command = job("eval_retrieval", [*words, "--output"])
+    killed = tmp_path / "killed"
+    kept = kill_when_done_begins([*command, str(killed)], killed, "embeddings/*/images/completions/*.json")
     for name in ("killed", "whole"):
-        subprocess.run([*command, str(tmp_path / name)], env=environment, check=True, stdout=subprocess.DEVNULL)
+        run_job_process([*command, str(tmp_path / name)])
+    require_kept(kept)
     found = [(tmp_path / name / "ranks.parquet").read_bytes() for name in ("killed", "whole")]
     assert found[0] == found[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from killed_jobs import job, kill_when_done_begins, require_kept, run_job_process
 from PIL import Image
 from small_models import make_images, tiny_vocabulary
 from small_region_detectors import save_detr
@@ -82,6 +83,27 @@ def test_unreadable_images_are_quarantined(ray_here, photos: str, tmp_path: Path
     assert pa.concat_tables(broken).column("item").to_pylist() == ["images/b", "images/c"]
     counts = json.loads((out / "run/report.json").read_text())["values"]["counts"]
     assert (counts["images"], counts["quarantined"], counts["regions"]) == (1, 2, 36)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_extraction_goes_on_where_it_was(tmp_path: Path) -> None:
+    given = [
+        *FIXED,
+        *GRID,
+        "--images.root",
+        make_images(tmp_path / "images", 24),
+        "--images_per_shard",
+        "1",
+        "--output",
+    ]
+    command, killed = job("extract_regions", given), tmp_path / "killed"
+    kept = kill_when_done_begins([*command, str(killed)], killed, "completions/*.json")
+    assert len(kept) < 24 and not (killed / "manifest.json").exists()
+    for name in ("killed", "whole"):
+        run_job_process([*command, str(tmp_path / name)])
+    require_kept(kept)
+    assert results(killed) == results(tmp_path / "whole")
 
 
 @pytest.mark.ray

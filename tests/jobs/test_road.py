@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from killed_jobs import job, kill_when_done_begins, own_environment, require_kept, run_job_process
 from small_models import CAPTIONS, karpathy_json, make_images
 from toy_steps import tree
 
@@ -56,8 +56,8 @@ def road(folder: Path, model: str, images: str) -> dict[str, list[str]]:
 def walked(ray_here, tmp_path_factory, tiny_model: str, image_folder: str) -> Path:
     folder = tmp_path_factory.mktemp("road")
     arguments = road(folder, tiny_model, image_folder)
-    for job in (embed, tokenize_corpus, vokenize_corpus):
-        assert job.main(arguments[job.__name__.split(".")[-1]]) == 0
+    for step in (embed, tokenize_corpus, vokenize_corpus):
+        assert step.main(arguments[step.__name__.split(".")[-1]]) == 0
     return folder
 
 
@@ -207,22 +207,10 @@ def test_jobs_are_listed_with_a_line_each() -> None:
 def test_a_killed_driver_goes_on_where_it_was(walked: Path, tmp_path: Path, tiny_model: str, image_folder: str) -> None:
     arguments = road(walked, tiny_model, image_folder)["vokenize_corpus"]
     arguments[arguments.index("--output") + 1] = str(tmp_path / "v")
-    command = [sys.executable, "jobs/vokenize_corpus.py", *arguments]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    completions = tmp_path / "v" / "completions"
-    for _ in range(1200):
-        if completions.exists() and os.listdir(completions):
-            break
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = {path.name: path.stat().st_mtime_ns for path in completions.iterdir() if path.suffix == ".json"}
-    assert done
-    time.sleep(2)  # what Ray left running notices that its driver is gone
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=240)
-    for name, written in done.items():
-        assert (completions / name).stat().st_mtime_ns == written, "a finished shard was done again"
+    command = job("vokenize_corpus", arguments)
+    kept = kill_when_done_begins(command, tmp_path / "v", "completions/*.json")
+    run_job_process(command)
+    require_kept(kept)
     here, there = tree(str(tmp_path / "v")), tree(str(walked / "vokens"))
     here.pop("page.html"), there.pop("page.html")
     assert here == there
@@ -257,8 +245,7 @@ def actor_of(pid: int) -> int | None:
 def test_a_killed_actor_changes_nothing(walked: Path, tmp_path: Path, tiny_model: str, image_folder: str) -> None:
     arguments = road(walked, tiny_model, image_folder)["vokenize_corpus"]
     arguments[arguments.index("--output") + 1] = str(tmp_path / "v")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    process = subprocess.Popen([sys.executable, "jobs/vokenize_corpus.py", *arguments], env=environment)
+    process = subprocess.Popen(job("vokenize_corpus", arguments), env=own_environment())
     victim = None
     while victim is None and process.poll() is None:
         time.sleep(0.02)

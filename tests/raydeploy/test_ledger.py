@@ -14,6 +14,14 @@ def publish(output: str, shard_id: str, lines: int = 1, quarantined: int = 0) ->
     mark_done(output, shard_id, Marker({"lines": lines}, 4, 4, quarantined, name, 4, "digest"))
 
 
+def test_of_long_values_a_refusal_shows_where_they_differ(tmp_path) -> None:
+    Ledger(str(tmp_path), {"regions": "a" * 5000 + "there" + "b" * 5000})
+    with pytest.raises(InputError) as refused:
+        Ledger(str(tmp_path), {"regions": "a" * 5000 + "here" + "b" * 5000})
+    said = str(refused.value)
+    assert len(said) < 800 and "aathereb" in said and "aahereb" in said
+
+
 def test_another_identity_is_refused_with_what_differs(tmp_path) -> None:
     Ledger(str(tmp_path), {"model": "a", "keys": "k"})
     Ledger(str(tmp_path), {"keys": "k", "model": "a"})
