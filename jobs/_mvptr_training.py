@@ -13,12 +13,13 @@ import pyarrow as pa
 import torch
 
 from alignment.mvptr import checkpoints as mvptr_checkpoints
-from alignment.mvptr.pair_recipe import MvptrData, MvptrPairRecipe
+from alignment.mvptr.answer_swap import AnswerSwap
+from alignment.mvptr.pair_recipe import MvptrData
+from alignment.mvptr.recipe_choice import recipe_class
 from alignment.mvptr.recipe_config import MATCHING, MvptrTrainConfig, SizesConfig
 from alignment.mvptr.recipe_data import Start, captions_of, places, read_side, start_of
 from alignment.mvptr.recipe_start import ANSWERS_FILE
 from alignment.mvptr.region_banks import RegionBanks
-from alignment.mvptr.task_recipe import MvptrTaskRecipe
 from alignment.mvptr.tasks.samples import write_samples
 from raydeploy.connect import RayConfig
 from raydeploy.forecast import Forecast, can_measure
@@ -99,6 +100,8 @@ def prepare(config: MvptrJob) -> Prepared:
     found = Prepared(start, read_side(config.mvptr, "train", start), read_side(config.mvptr, "valid", start))
     for side, table in (("mvptr.train", found.train), ("mvptr.valid", found.valid)):
         regions.names_of(table.column("image_id").to_pylist(), side)
+    if "qa" in config.mvptr.losses.active and config.mvptr.task == "pretrain":
+        AnswerSwap(found.train.column("answer"), "mvptr.train")
     return found
 
 
@@ -134,6 +137,8 @@ def losses_text(mvptr: MvptrTrainConfig) -> str:
     if mvptr.task in MATCHING:
         stages = f", {mvptr.schedule}" if mvptr.task == "pretrain" else ""
         return ", ".join(f"{mvptr.losses.weight(name):g} {name}" for name in mvptr.losses.active) + stages
+    if mvptr.is_weak:
+        return f"{mvptr.head.region_score}, without boxes, {mvptr.weak.margin:g} above {mvptr.weak.negatives}"
     return {"vqa": mvptr.answer_loss, "snli_ve": "cross-entropy"}.get(mvptr.task, mvptr.head.region_score)
 
 
@@ -169,8 +174,7 @@ def write_data(prepared: Prepared, folder: str, config: MvptrJob, start: str) ->
 
 def recipe_factory(mvptr: MvptrTrainConfig, start: Start, optim: OptimConfig, data: MvptrData) -> Callable[[], Recipe]:
     """What is trained, made anew in every worker."""
-    kind: Any = MvptrPairRecipe if mvptr.task in MATCHING else MvptrTaskRecipe
-    return partial(kind, mvptr, start, optim, data)
+    return partial(recipe_class(mvptr), mvptr, start, optim, data)
 
 
 def body(config: MvptrJob, run: Run) -> Report:

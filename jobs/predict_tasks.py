@@ -7,6 +7,7 @@ table of predictions, and, where the data has labels, figures beside the publish
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from alignment.mvptr.tasks.samples import Sample, samples_table, write_samples
 from alignment.mvptr.two_step_shards import RowReader, plan_shards
 from raydeploy.config import config_hash, to_plain
 from raydeploy.connect import RayConfig
-from raydeploy.forecast import Fact
+from raydeploy.forecast import Fact, Forecast, forecast_of
 from raydeploy.ledger import Ledger, run_hash
 from raydeploy.run import Plan, Report, Run, run_job
 from raydeploy.staging import place_for_workers
@@ -38,7 +39,7 @@ from xmatch.errors import InputError
 from xmatch.models import checkpoints
 from xmatch.models.staging import local_folder
 
-FIGURES_FILE = "figures.json"
+FIGURES_FILE, SAMPLES_FILE = "figures.json", "samples.arrow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +122,35 @@ def task_of(config: PredictTasksConfig) -> Task:
 
 
 def plan(config: PredictTasksConfig) -> Plan:
-    """Task and samples."""
+    """Task and samples, and a forecast from some of them."""
     task = task_of(config)
-    return Plan([("task", task.head.task), ("samples", f"{len(task.samples):,}"), ("model", config.model)])
+    rows = [("task", task.head.task), ("samples", f"{len(task.samples):,}"), ("model", config.model)]
+    return Plan(rows, forecast_samples(config, task))
+
+
+def forecast_samples(config: PredictTasksConfig, task: Task) -> Forecast | str:
+    """How long the samples will take; or why that is not known.
+
+    Raises:
+        InputError: an image has no regions, or they do not fit the model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = files.join(folder, SAMPLES_FILE)
+        write_samples(path, task.samples)
+        model, regions = local_folder(config.model, "model"), tuple(places(config.regions))
+        return forecast_of(
+            PredictTask(TaskPlace(model, path, regions, config.tags, config.threads)),
+            RowReader(),
+            plan_shards(path, len(task.samples), config.samples_per_shard),
+            config.ray,
+            unit="samples",
+            count=lambda counts: counts["samples"],
+        )
 
 
 def predict(config: PredictTasksConfig, run: Run, task: Task) -> tuple[TaskPlace, pa.Table, Fact]:
     """Predictions of all samples, shard by shard, resumably."""
-    path = files.join(config.output, "samples.arrow")
+    path = files.join(config.output, SAMPLES_FILE)
     write_samples(path, task.samples)
     regions = tuple(places(config.regions))
     identity = {

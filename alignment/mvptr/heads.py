@@ -13,10 +13,11 @@ from torch import nn
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
 from alignment.mvptr.config import MvptrConfig
-from alignment.mvptr.model import Encoded, Inputs, MvptrModel
+from alignment.mvptr.model import Cross, Encoded, Inputs, MvptrModel
 from xmatch.errors import InputError
 
 Task = Literal["none", "pretraining", "retrieval", "vqa", "classification", "refexp"]
+VqaFrom = Literal["word_head", "pooled", "pooled_and_sides"]
 RegionScore = Literal["cosine", "dot", "linear"]
 """The original's modes 1, 2 and 3 of referring expressions."""
 
@@ -29,12 +30,17 @@ class HeadConfig:
     outputs: int = 2
     """Answers of `vqa` (3129 published), classes of `classification` (3 of visual entailment)."""
     classifier: Literal["linear", "mlp"] = "linear"
-    """Of `retrieval`, `classification` and `refexp`: one layer, or two with ReLU between them."""
+    """Of all but `pretraining` and the word head of `vqa`: one layer, or two with ReLU between them."""
     hidden_scale: int = 2
     """Width of the middle of `mlp`, in hidden sizes."""
     tied: bool = True
     """Predict masked words with the rows of the shared table; false: with rows of their own, as the original's
     released weights do, which were tied by copying once."""
+    vqa_from: VqaFrom = "word_head"
+    """Of `vqa`: a head of the form of the word head; a classifier of the pooled output; or one of the pooled output
+    beside what the vectors of text and image alone say (the original's use_pretrain, neither, and use_single)."""
+    questions: bool = False
+    """Of `pretraining`: tell right answers from wrong ones, too."""
     region_score: RegionScore = "cosine"
     """Of `refexp`: how a region is scored."""
     layer: int | None = None
@@ -47,6 +53,8 @@ class HeadConfig:
                 f"head: task is one of {', '.join(get_args(Task))}, region_score one of "
                 f"{', '.join(get_args(RegionScore))}; got {self.task!r} and {self.region_score!r}."
             )
+        if self.vqa_from not in get_args(VqaFrom):
+            raise InputError(f"head: vqa_from is one of {', '.join(get_args(VqaFrom))}; got {self.vqa_from!r}.")
         if self.outputs < 1 or self.hidden_scale < 1 or self.classifier not in ("linear", "mlp"):
             raise InputError("head: outputs and hidden_scale are at least 1, classifier is linear or mlp.")
 
@@ -72,12 +80,12 @@ class WordHead(nn.Module):
         return logits
 
 
-def classifier(config: MvptrConfig, head: HeadConfig, outputs: int) -> nn.Module:
-    """From hidden states to `outputs` logits."""
+def classifier(config: MvptrConfig, head: HeadConfig, outputs: int, states: int = 1) -> nn.Module:
+    """From so many hidden states, side by side, to `outputs` logits."""
+    width, middle = states * config.hidden_size, config.hidden_size * head.hidden_scale
     if head.classifier == "linear":
-        return nn.Linear(config.hidden_size, outputs)
-    middle = config.hidden_size * head.hidden_scale
-    return nn.Sequential(nn.Linear(config.hidden_size, middle), nn.ReLU(), nn.Linear(middle, outputs))
+        return nn.Linear(width, outputs)
+    return nn.Sequential(nn.Linear(width, middle), nn.ReLU(), nn.Linear(middle, outputs))
 
 
 class TaskModel(nn.Module):
@@ -117,7 +125,7 @@ class Matcher(TaskModel, ABC):
 
 
 class MvptrForPretraining(Matcher):
-    """Masked words and tags, and matching; 0 is a match, as in the original."""
+    """Masked words and tags, matching, and answers; 0 is a match and a right answer, as in the original."""
 
     match_label = 0
 
@@ -130,6 +138,9 @@ class MvptrForPretraining(Matcher):
         for part in (self.words, self.tags):
             if part.rows is not None:
                 part.rows.data.copy_(self.mvptr.word_rows.detach())
+        self.questions = nn.Linear(config.hidden_size, 2) if head.questions else None
+        if self.questions is not None:
+            self._begin(self.questions)
 
     def match_logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """Logits (B, 2) of pooled outputs (B, H)."""
@@ -194,6 +205,26 @@ class MvptrForClassification(TaskModel):
         return logits
 
 
+class MvptrForVqaBySides(TaskModel):
+    """Answers by the pooled output, beside what the vectors of text and image alone say (the original's use_single)."""
+
+    def __init__(self, config: MvptrConfig, head: HeadConfig) -> None:
+        super().__init__(config, head)
+        width = config.hidden_size
+        self.sides = nn.Sequential(nn.Linear(4 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        self.classifier = classifier(config, head, head.outputs, states=2)
+        self._begin(self.sides, self.classifier)
+
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        """Logits (B, A) of the answers; the vectors are the projected ones before they get unit length."""
+        sides, pairs = self.mvptr(inputs)
+        text = sides.text.states[:, 0] @ self.mvptr.text_projection
+        image = sides.image.states[:, 0] @ self.mvptr.vision_projection
+        alone = self.sides(self.dropout(torch.cat([text, image, image - text, image * text], dim=1)))
+        logits: torch.Tensor = self.classifier(self.dropout(torch.cat([pairs.pooled, alone], dim=1)))
+        return logits
+
+
 class MvptrForRefexp(TaskModel):
     """Scores of regions for an expression."""
 
@@ -209,6 +240,10 @@ class MvptrForRefexp(TaskModel):
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """(B, R): cosines, or logits, of all places for regions, padding too."""
         _, pairs = self.mvptr(inputs)
+        return self.region_scores(pairs)
+
+    def region_scores(self, pairs: Cross) -> torch.Tensor:
+        """The same, of what the cross encoder makes of pairs."""
         states = self.dropout(pairs.layers[-1 if self.head.layer is None else self.head.layer])
         first, regions = states[:, 0], states[:, self.config.first_region :]
         if self.head.region_score == "linear":
@@ -223,15 +258,23 @@ MODELS: dict[Task, type[TaskModel]] = {
     "none": TaskModel,
     "pretraining": MvptrForPretraining,
     "retrieval": MvptrForRetrieval,
-    "vqa": MvptrForVqa,
     "classification": MvptrForClassification,
     "refexp": MvptrForRefexp,
 }
 
 
+VQA_MODELS: dict[VqaFrom, type[TaskModel]] = {
+    "word_head": MvptrForVqa,
+    "pooled": MvptrForClassification,
+    "pooled_and_sides": MvptrForVqaBySides,
+}
+"""Those of `vqa`, by what they answer from."""
+
+
 def build(config: MvptrConfig, head: HeadConfig) -> TaskModel:
     """The model of a task; weights come from torch's current seed."""
-    return MODELS[head.task](config, head)
+    kind = VQA_MODELS[head.vqa_from] if head.task == "vqa" else MODELS[head.task]
+    return kind(config, head)
 
 
 def refexp_loss(scores: torch.Tensor, overlaps: torch.Tensor, kind: RegionScore) -> torch.Tensor:

@@ -7,11 +7,13 @@ from typing import Literal
 
 from xmatch.errors import InputError
 
-LossName = Literal["mcr", "vsc", "mlm", "itm", "wpg"]
-LOSS_NAMES: tuple[LossName, ...] = ("mcr", "vsc", "mlm", "itm", "wpg")
+LossName = Literal["mcr", "vsc", "mlm", "itm", "wpg", "qa"]
+LOSS_NAMES: tuple[LossName, ...] = ("mcr", "vsc", "mlm", "itm", "wpg", "qa")
+CAPTIONS: tuple[LossName, ...] = ("mcr", "vsc", "mlm", "itm", "wpg")
+"""What is learnt from captions; questions with their answers add `qa`."""
 ONE_SIDED: tuple[LossName, ...] = ("mcr", "vsc")
 """The first stage of the paper: what text and vision encoder learn without the cross encoder."""
-CROSS_MODAL: tuple[LossName, ...] = ("mlm", "itm", "wpg")
+CROSS_MODAL: tuple[LossName, ...] = ("mlm", "itm", "wpg", "qa")
 """What its second stage adds."""
 RETRIEVAL: tuple[LossName, ...] = ("vsc", "itm")
 """What retrieval is fine-tuned with."""
@@ -22,7 +24,7 @@ TopRegions = Literal["random_of_top3", "max", "mean_top3"]
 class MvptrLossConfig:
     """Losses, weights and choices; the published total has every weight 1."""
 
-    use: tuple[LossName, ...] = LOSS_NAMES
+    use: tuple[LossName, ...] = CAPTIONS
     """The losses that are switched on. One of weight 0 is off, too: off means not computed at all."""
     mcr: float = 1.0
     """Weight: masked tags are predicted by the vision encoder."""
@@ -34,6 +36,8 @@ class MvptrLossConfig:
     """Weight: the cross encoder tells pairs from hard negatives."""
     wpg: float = 1.0
     """Weight: phrases are nearer to regions of their own image than to those of another (hinge)."""
+    qa: float = 1.0
+    """Weight: the cross encoder tells right answers from wrong ones, which half of the questions get."""
     negatives: Literal["global", "local"] = "global"
     """`global`: the rows of all workers. `local`: each worker's own, as in the original."""
     same_image: Literal["excluded", "negative"] = "excluded"

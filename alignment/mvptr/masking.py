@@ -1,8 +1,8 @@
 """Masking of words, tags and phrases for pre-training; a function of (seed, epoch, sample), never in place.
 
-Words and tags: a share of the tokens is to be predicted; of these most become [MASK], some a random word, and the rest
-stay. Phrases are never predicted: one that a predicted word is part of becomes [MASK], so that it does not give the
-word away, and a share of the others is disturbed in the same three ways.
+Words, those of an answer too, and tags: a share of the tokens is to be predicted; of these most become [MASK], some a
+random word, and the rest stay. Phrases are never predicted: one that a predicted word is part of becomes [MASK], so
+that it does not give the word away, and a share of the others is disturbed in the same three ways.
 """
 
 from __future__ import annotations
@@ -57,13 +57,15 @@ class Vocabularies(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """Ids to read and words to predict (−1: none), of the text's tokens and of the tags'; and the phrases to read."""
+    """Ids to read and words to predict (−1: none), of text, tags and, if any, answer; and the phrases to read."""
 
     tokens: list[int]
     token_labels: list[int]
     phrases: list[int]
     tags: list[int]
     tag_labels: list[int]
+    answer: list[int] | None = None
+    answer_labels: list[int] | None = None
 
 
 def draw_of(key: SampleKey, sample: int) -> np.random.Generator:
@@ -96,7 +98,11 @@ def mask_pair(
         if predicted.intersection(words):
             phrases[place] = known.mask
     tag_tokens, tag_labels = _masked_words(tags, config.tags, known, config, draw)
-    return Masked(tokens, labels, phrases, tag_tokens, tag_labels)
+    found = Masked(tokens, labels, phrases, tag_tokens, tag_labels)
+    if text.answer is None:
+        return found
+    answer, answer_labels = _masked_words(text.answer, config.words, known, config, draw)
+    return found._replace(answer=answer, answer_labels=answer_labels)
 
 
 def _masked_words(

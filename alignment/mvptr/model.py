@@ -39,7 +39,7 @@ class Inputs(NamedTuple):
         return Inputs(*(part.to(device) for part in self))
 
     def take(self, rows: torch.Tensor | slice) -> Inputs:
-        """Some of the pairs."""
+        """Some of the pairs, every part (B, ...) to (N, ...)."""
         return Inputs(*(part[rows] for part in self))
 
 
@@ -55,7 +55,7 @@ class Encoded(NamedTuple):
     vector: torch.Tensor
 
     def take(self, rows: torch.Tensor) -> Encoded:
-        """The samples at `rows` (N,), in that order, repeated where they repeat."""
+        """The samples at `rows`, of shape (N,), in that order, repeated where they repeat."""
         return Encoded(*(part[rows] for part in self))
 
 
@@ -197,7 +197,7 @@ class MvptrModel(nn.Module):
         return sides, self.cross(sides.text, sides.image)
 
     def _require_ids(self, ids: torch.Tensor, side: str) -> None:
-        """Check ids where that costs nothing: on a GPU it would wait for the device, which refuses them itself."""
+        """Check ids (B, L) where that costs nothing: on a GPU it would wait for the device, which refuses them itself."""
         if ids.device.type != "cpu" or not ids.numel():
             return
         lowest, highest = int(ids.min()), int(ids.max())
@@ -209,6 +209,7 @@ class MvptrModel(nn.Module):
             )
 
     def _require_regions(self, img_feats: torch.Tensor) -> None:
+        """Check that regions are (B, R, C) of the lengths and width of the configuration."""
         wanted = (self.config.lengths.regions, self.config.region_width)
         if img_feats.ndim != 3 or img_feats.shape[1:] != wanted:
             raise InputError(
@@ -219,6 +220,7 @@ class MvptrModel(nn.Module):
 
 
 def _require_length(what: str, given: torch.Tensor, wanted: int, setting: str) -> None:
+    """Check that ids or a mask are (B, L), L being `wanted`."""
     if given.ndim != 2 or given.shape[1] != wanted:
         raise InputError(
             f"{what}: expected (batch, {wanted}), which is {setting} of the model's configuration, got "
@@ -227,5 +229,6 @@ def _require_length(what: str, given: torch.Tensor, wanted: int, setting: str) -
 
 
 def _run(encoder: BertEncoder, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """States (B, L, H) through an encoder, whose mask is (B, L)."""
     found: torch.Tensor = encoder(states, mask[:, None, None, :]).last_hidden_state
     return found

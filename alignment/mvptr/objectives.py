@@ -64,12 +64,12 @@ class Terms(NamedTuple):
 
     @property
     def mean(self) -> torch.Tensor:
-        """Scalar; 0 of nothing."""
+        """A scalar, of shape (); 0 of nothing."""
         return self.total.sum() / self.places.sum().clamp_min(1.0)
 
 
 def logit_scale(parameter: torch.Tensor, config: MvptrLossConfig) -> torch.Tensor:
-    """The factor from similarities to logits of its logarithm."""
+    """The factor from similarities to logits of its logarithm, both scalars of shape ()."""
     scale = parameter.exp()
     return scale.clamp_max(config.max_logit_scale) if config.max_logit_scale else scale
 
@@ -215,7 +215,7 @@ def other_images(same_image: torch.Tensor, uniform: torch.Tensor) -> tuple[torch
 
 
 def wpg_loss(positive: Scores, negative: Scores, margin: float) -> torch.Tensor:
-    """Weakly supervised phrase grounding: the mean hinge over the rows that have both scores."""
+    """Weakly supervised phrase grounding: the mean hinge over the rows that have both scores, of shape (B,)."""
     valid = (positive.exists & negative.exists).float()
     terms = F.relu(margin + negative.value - positive.value) * valid
     return terms.sum() / valid.sum().clamp_min(1.0)

@@ -21,8 +21,11 @@ from xmatch.models.towers.weights import plain_state, read_checkpoint, require_s
 
 WEIGHTS = "pytorch_model.bin"
 UNUSED = ("qa_head.",)
-"""Weights of a head that pre-trains on questions, which no objective here has."""
+"""Weights of a classifier of answers that the original's model for captions has and no program of it trains."""
 ROWS = ("words.rows", "tags.rows")
+SIDES = "single_mapping.0.weight"
+"""Of its VQA model that looks at both sides alone, too; the one of the pooled output alone is named as that of visual
+entailment, and known as a classification."""
 Words = Literal["as_saved", "tied"]
 
 
@@ -37,7 +40,7 @@ def task_of(state: Mapping[str, torch.Tensor]) -> Task:
     """Which of the original's models a state dict is of, by its names."""
     if "half_mlm.bias" in state:
         return "pretraining"
-    if "cls.predictions.decoder.weight" in state:
+    if "cls.predictions.decoder.weight" in state or SIDES in state:
         return "vqa"
     last = next((state[name] for name in ("classifier.2.weight", "classifier.weight") if name in state), None)
     if last is None:
@@ -58,18 +61,21 @@ def head_of(state: Mapping[str, torch.Tensor], words: Words = "as_saved") -> Hea
     """
     task = task_of(state)
     outputs = 2
-    if task == "vqa":
+    if task == "vqa" and SIDES not in state:
         outputs = len(state["cls.predictions.bias"])
-    elif task == "classification":
+    elif task in ("vqa", "classification"):
         outputs = len(state["classifier.2.bias" if "classifier.2.bias" in state else "classifier.bias"])
     is_mlp = "classifier.0.weight" in state
-    scale = len(state["classifier.0.bias"]) // state["classifier.0.weight"].shape[1] if is_mlp else 2
+    states = 2 if SIDES in state else 1
+    scale = states * len(state["classifier.0.bias"]) // state["classifier.0.weight"].shape[1] if is_mlp else 2
     return HeadConfig(
         task=task,
         outputs=outputs,
         classifier="mlp" if is_mlp else "linear",
         hidden_scale=scale,
         tied=words == "tied" or not _parted(state, task),
+        questions=task == "pretraining" and "qa_seq_relation.weight" in state,
+        vqa_from="pooled_and_sides" if SIDES in state else "word_head",
     )
 
 

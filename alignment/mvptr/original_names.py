@@ -31,6 +31,7 @@ NAMES: dict[Task, Mapping[str, str]] = {
         "tags.rows": "half_mlm.decoder.weight",
         "tags.": "half_mlm.",
         "matching.": "cls.seq_relationship.",
+        "questions.": "qa_seq_relation.",
     },
     "retrieval": BODY,
     "vqa": BODY
@@ -38,6 +39,7 @@ NAMES: dict[Task, Mapping[str, str]] = {
         "transform.": "cls.predictions.transform.",
         "answers.weight": "cls.predictions.decoder.weight",
         "answers.bias": "cls.predictions.bias",
+        "sides.": "single_mapping.",
     },
     "classification": BODY,
     "refexp": BODY,

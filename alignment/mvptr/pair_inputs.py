@@ -19,8 +19,12 @@ from transformers import PreTrainedTokenizerBase
 from alignment.mvptr.config import Lengths
 from alignment.mvptr.model import Inputs
 from alignment.mvptr.region_banks import RegionBanks
-from alignment.mvptr.tensorize import stack, tag_text, tensorize
+from alignment.mvptr.tensorize import cut_pair, plain_ids, stack, tag_text, tensorize
 from xmatch.data.region_rows import ImageRegions
+from xmatch.errors import InputError
+
+QUESTION = 5
+"""Places of the shortest question with its answer: a token each, [CLS] and two [SEP]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,8 @@ class PairText(NamedTuple):
     """The text side of one sample before it becomes tensors.
 
     tokens: ids, cut to what fits. words: the number of the word that each token is of. spelt: the words in lower case.
-    phrases: ids, cut to what fits. links: words of each phrase where the sample says them, else None.
+    phrases: ids, cut to what fits. links: words of each phrase where the sample says them, else None. answer: ids of a
+    question's answer, cut with the tokens; None: the text is no question.
     """
 
     tokens: list[int]
@@ -45,6 +50,7 @@ class PairText(NamedTuple):
     spelt: list[str]
     phrases: list[int]
     links: list[list[int]] | None
+    answer: list[int] | None = None
 
     @property
     def phrase_places(self) -> tuple[int, int]:
@@ -66,7 +72,7 @@ class PairInputs:
         images: ids of all images in their order; none: those of the samples, as they come.
 
     Raises:
-        InputError: an image has no regions; names the row.
+        InputError: an image has no regions; names the row. Or there is no room for answers.
     """
 
     def __init__(
@@ -89,14 +95,24 @@ class PairInputs:
             pc.index_in(names, pa.array(ids, pa.string())).to_numpy().astype(np.int64)
         )
         """(M,) image of each sample."""
+        if lengths.text < QUESTION and samples.column("answer").null_count < len(samples):
+            raise InputError(f"questions with answers need lengths.text of {QUESTION} or more, got {lengths.text}.")
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def texts(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> list[PairText]:
-        """The text sides of samples."""
-        rows = self.samples.take(pa.array(np.asarray(indices, np.int64))).select(["text", "phrases", "links"])
+    def texts(
+        self, indices: Sequence[int] | npt.NDArray[np.int64], answers: Sequence[str | None] | None = None
+    ) -> list[PairText]:
+        """The text sides of samples.
+
+        Args:
+            indices: (B,) of the samples.
+            answers: (B,) to read instead of the samples' own; None where a sample is no question.
+        """
+        rows = self.samples.take(pa.array(np.asarray(indices, np.int64))).select(["text", "phrases", "links", "answer"])
         rows_list = rows.to_pylist()
+        given = [row["answer"] for row in rows_list] if answers is None else answers
         encoded = self.tokenizer(
             [row["text"] for row in rows_list],
             add_special_tokens=False,
@@ -104,14 +120,19 @@ class PairInputs:
             verbose=False,
         )
         found = []
-        for place, row in enumerate(rows_list):
-            tokens = encoded["input_ids"][place][: self.lengths.text - 2]
+        for place, (row, answer) in enumerate(zip(rows_list, given, strict=True)):
+            tokens, behind = self._cut(encoded["input_ids"][place], answer)
             words = [-1 if one is None else one for one in encoded.word_ids(place)[: len(tokens)]]
             spelt = _spelt(row["text"], words, encoded["offset_mapping"][place])
-            room = self.lengths.text_stream - 2 - len(tokens)
+            room = self.lengths.text_stream - 2 - len(tokens) - (0 if behind is None else len(behind) + 1)
             links = None if row["links"] is None else row["links"][:room]
-            found.append(PairText(tokens, words, spelt, row["phrases"][:room], links))
+            found.append(PairText(tokens, words, spelt, row["phrases"][:room], links, behind))
         return found
+
+    def _cut(self, tokens: list[int], answer: str | None) -> tuple[list[int], list[int] | None]:
+        if answer is None:
+            return tokens[: self.lengths.text - 2], None
+        return cut_pair(tokens, plain_ids(self.tokenizer, answer), self.lengths.text - 3)
 
     def tag_ids(self, image: ImageRegions, own: Sequence[str] | None, *, unique: bool | None = None) -> list[int]:
         """Tokens of the object tags of an image: the detector's, or the record's own where it says none.
@@ -132,13 +153,14 @@ class PairInputs:
             text: tokens and phrases.
             image: the regions.
             tags: tokens of the image side.
-            beside: tokens behind the text's [SEP], of segment 1, as far as there is room.
+            beside: tokens behind all of the text, of segment 1, as far as there is room.
         """
         cls, sep = int(self.tokenizer.cls_token_id), int(self.tokenizer.sep_token_id)
-        found = tensorize(text.tokens, text.phrases, tags, image.features, self.lengths, cls=cls, sep=sep)
+        given = (text.tokens, text.phrases, tags, image.features, self.lengths)
+        found = tensorize(*given, cls=cls, sep=sep, answer=text.answer)
         if not beside:
             return found
-        start = text.phrase_places[1] + 1
+        start = int(found.attention_mask_a.sum())
         more = list(beside)[: self.lengths.text_stream - start]
         places = slice(start, start + len(more))
         found.input_ids_a[places] = torch.tensor(more, dtype=torch.int64)

@@ -17,6 +17,7 @@ from alignment.mvptr.heads import Matcher, MvptrForPretraining
 from alignment.mvptr.losses_config import LossName, MvptrLossConfig
 from alignment.mvptr.model import Cross, Encoded, Inputs
 from alignment.mvptr.objectives import (
+    IGNORED,
     Draws,
     Negatives,
     Scores,
@@ -45,7 +46,8 @@ class PairBatch(NamedTuple):
     inputs: of the model. image_row: (B,) int64, equal for texts of one image. sample: (B,) int64 number of the sample.
     draws: of the samples. phrase_index: (B, 2) int64, the places of the phrases among the text places, from and to;
     equal where there are none. words: (B, S + Q) int64 labels of masked words, -1 elsewhere. tags: (B, T + R) of masked
-    tags. The last three may be absent where no loss in use needs them.
+    tags. answers: (B,) 0 where a question's answer is right, 1 where it is wrong, -1 where there is none. The last four
+    may be absent where no loss in use needs them.
     """
 
     inputs: Inputs
@@ -55,6 +57,7 @@ class PairBatch(NamedTuple):
     phrase_index: torch.Tensor | None = None
     words: torch.Tensor | None = None
     tags: torch.Tensor | None = None
+    answers: torch.Tensor | None = None
 
 
 def pair_rows(model: Matcher, batch: PairBatch, config: MvptrLossConfig) -> dict[str, torch.Tensor]:
@@ -88,6 +91,8 @@ def pair_rows(model: Matcher, batch: PairBatch, config: MvptrLossConfig) -> dict
     if batch.words is not None and "mlm" in config.active and isinstance(model, MvptrForPretraining):
         words = pairs.sequence[:, : batch.words.shape[1]]
         rows |= _named("mlm", _masked(model, words, batch.words, "words"))
+    if batch.answers is not None and "qa" in config.active and isinstance(model, MvptrForPretraining):
+        rows |= _named("qa", _answers(model, pairs.pooled, batch.answers))
     if batch.phrase_index is not None and "wpg" in config.active:
         rows |= _concepts(model, pairs, batch.phrase_index, config)
     return rows
@@ -107,7 +112,7 @@ def pair_losses(model: Matcher, rows: Rows, config: MvptrLossConfig) -> dict[Los
     found: dict[LossName, torch.Tensor] = {}
     scale = logit_scale(model.logit_scale, config)
     same_image = same_images(rows["image_row"], config)
-    for name in ("mcr", "mlm"):
+    for name in ("mcr", "mlm", "qa"):
         if name in config.active:
             found[name] = Terms(rows[f"{name}_total"], rows[f"{name}_places"]).mean
     if "vsc" in config.active:
@@ -130,13 +135,15 @@ def weighted_total(losses: Mapping[LossName, torch.Tensor], config: MvptrLossCon
 
 
 def _require(model: Matcher, batch: PairBatch, config: MvptrLossConfig) -> None:
-    given = {"mlm": batch.words, "mcr": batch.tags, "wpg": batch.phrase_index}
+    given = {"mlm": batch.words, "mcr": batch.tags, "wpg": batch.phrase_index, "qa": batch.answers}
     for name in config.active:
         if name in given and given[name] is None:
-            what = "places of phrases" if name == "wpg" else "labels of masked places"
+            what = {"wpg": "places of phrases", "qa": "labels of answers"}.get(name, "labels of masked places")
             raise InputError(f"the loss {name!r} is in use, but the batch has no {what}; switch it off in losses.use.")
         if name in ("mlm", "mcr") and not isinstance(model, MvptrForPretraining):
             raise InputError(f"the loss {name!r} is in use, but a model for {model.head.task} has no word head.")
+        if name == "qa" and getattr(model, "questions", None) is None:
+            raise InputError("the loss 'qa' is in use, but the model has no head for it; give head.questions=true.")
     layers = model.config.num_layers // 2
     if config.wpg_layer is not None and not 0 <= config.wpg_layer < layers:
         raise InputError(f"losses.wpg_layer counts the cross encoder's {layers} layers from 0; got {config.wpg_layer}.")
@@ -147,6 +154,13 @@ def _masked(model: MvptrForPretraining, states: torch.Tensor, labels: torch.Tens
     places = states[rows, columns]
     logits = model.word_logits(places) if head == "words" else model.tag_logits(places)
     return masked_terms(logits, labels[rows, columns], rows, len(labels))
+
+
+def _answers(model: MvptrForPretraining, pooled: torch.Tensor, labels: torch.Tensor) -> Terms:
+    """Cross-entropies of right and wrong answers, by rows; rows without an answer have none."""
+    assert model.questions is not None
+    rows = (labels != IGNORED).nonzero(as_tuple=True)[0]
+    return masked_terms(model.questions(pooled[rows]), labels[rows], rows, len(labels))
 
 
 def _named(name: str, terms: Terms) -> dict[str, torch.Tensor]:
@@ -173,7 +187,7 @@ def _cross_negatives(
     model: Matcher, rows: Rows, negatives: Negatives, config: MvptrLossConfig
 ) -> dict[str, torch.Tensor]:
     """What the cross encoder makes of negatives, each worker of its share; all of them are returned."""
-    share = _share(len(negatives.own), config).to(negatives.own.device)
+    share = worker_share(len(negatives.own), config).to(negatives.own.device)
     text, image = negatives.text[share], negatives.image[share]
     sides = (
         Encoded(rows["text"][text], rows["text_mask"][text], rows["text_vector"][text]),
@@ -195,7 +209,7 @@ def _cross_negatives(
     return {name: gather_rows(values)[: len(negatives.own)] for name, values in sorted(found.items())}
 
 
-def _share(count: int, config: MvptrLossConfig) -> torch.Tensor:
+def worker_share(count: int, config: MvptrLossConfig) -> torch.Tensor:
     """Which negatives this worker computes: every W-th, equally many on each, the first one to fill up."""
     workers = world_size() if config.negatives == "global" else 1
     worker = dist.get_rank() if workers > 1 else 0

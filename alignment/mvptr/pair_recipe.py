@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from alignment.mvptr.answer_swap import AnswerSwap
 from alignment.mvptr.heads import Matcher
 from alignment.mvptr.losses_config import ONE_SIDED, MvptrLossConfig
 from alignment.mvptr.masking import Vocabularies, draw_of, linked_words, mask_pair
@@ -73,6 +74,8 @@ class MvptrPairRecipe:
         ids = sorted(start.phrases.phrases) if start.phrases is not None else []
         mask = start.tokenizer.mask_token_id
         self.known = Vocabularies(0 if mask is None else int(mask), len(start.tokenizer), np.array(ids, np.int64))
+        has_questions = "qa" in config.losses.active
+        self.swap = AnswerSwap(self.train.samples.column("answer"), data.train) if has_questions else None
 
     @property
     def num_samples(self) -> int:
@@ -108,9 +111,11 @@ class MvptrPairRecipe:
         """Pairs as tensors, masked anew in every epoch; a function of (key, indices), row by row."""
         losses, lengths = self.losses_at(key.epoch), self.start.config.lengths
         own_tags = self.train.own_tags(indices)
+        drawn = self.swap.draw(indices, key) if self.swap is not None and "qa" in losses.active else None
+        texts = self.train.texts(indices, drawn.answers if drawn is not None else None)
         made = [
             self._example(int(index), text, tags, key)
-            for index, text, tags in zip(indices, self.train.texts(indices), own_tags, strict=True)
+            for index, text, tags in zip(indices, texts, own_tags, strict=True)
         ]
         inputs = [torch.stack(parts) for parts in zip(*(one.inputs for one in made), strict=True)]
         rows = dict(zip(Inputs._fields, inputs, strict=True))
@@ -118,6 +123,8 @@ class MvptrPairRecipe:
         rows["sample"] = torch.from_numpy(indices.copy())
         rows["epoch"] = torch.full((len(indices),), key.epoch)
         rows |= _named_draws(draws_of(indices.tolist(), key, lengths.text_stream))
+        if drawn is not None:
+            rows["answers"] = torch.tensor(drawn.labels, dtype=torch.int64)
         if "wpg" in losses.active:
             rows["phrase_index"] = torch.tensor([one.text.phrase_places for one in made], dtype=torch.int64)
         if self.is_masked:
@@ -131,8 +138,11 @@ class MvptrPairRecipe:
         if not self.is_masked:
             return _Example(inputs.example(text, image, tags), text, [], [])
         masked = mask_pair(text, tags, self._links(text), self.known, self.config.masking, draw_of(key, index))
-        text = text._replace(tokens=masked.tokens, phrases=masked.phrases)
-        return _Example(inputs.example(text, image, masked.tags), text, masked.token_labels, masked.tag_labels)
+        text = text._replace(tokens=masked.tokens, phrases=masked.phrases, answer=masked.answer)
+        words = masked.token_labels
+        if masked.answer_labels is not None:
+            words = [*words, *[IGNORED] * (len(masked.phrases) + 1), *masked.answer_labels]
+        return _Example(inputs.example(text, image, masked.tags), text, words, masked.tag_labels)
 
     def _links(self, text: PairText) -> list[list[int]]:
         if text.links is not None:
@@ -167,7 +177,7 @@ class MvptrPairRecipe:
 
 
 class _Example(NamedTuple):
-    """One pair as tensors, its text as it is read, and the labels of its tokens and tags."""
+    """One pair as tensors, its text as it is read, and the labels of its text's places and of its tags."""
 
     inputs: Inputs
     text: PairText
@@ -195,6 +205,7 @@ def _pair_batch(batch: Rows) -> PairBatch:
         batch.get("phrase_index"),
         batch.get("words"),
         batch.get("tags"),
+        batch.get("answers"),
     )
 
 

@@ -156,6 +156,7 @@ class Pipeline:
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
     def _embedded(self, pairs: list[Pair]) -> dict[str, torch.Tensor]:
+        """What `embed` gives of one batch of pairs, (B, ...) each."""
         config, lengths = self.config, self.config.lengths
         batch = stack(pair.inputs for pair in pairs).to(self.device)
         with torch.inference_mode():

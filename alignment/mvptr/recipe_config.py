@@ -10,10 +10,12 @@ from alignment.mvptr.heads import HeadConfig, Task
 from alignment.mvptr.losses_config import MvptrLossConfig
 from alignment.mvptr.masking import MaskingConfig
 from alignment.mvptr.pair_inputs import TagConfig
+from alignment.mvptr.tasks.refexp import WeakConfig
 from alignment.mvptr.tasks.vqa import LossName
 from alignment.mvptr.two_step import PoolConfig
 from xmatch.errors import InputError
 
+Supervision = Literal["boxes", "images"]
 TaskName = Literal["pretrain", "retrieval", "vqa", "snli_ve", "refexp"]
 HEADS: dict[TaskName, Task] = {
     "pretrain": "pretraining",
@@ -39,6 +41,9 @@ class SplitConfig:
     phrases: str = ""
     """vqa: `*_sg_tuples.json`, one for each of `data`. snli_ve: `*_sgs.json`. pretrain: the corpus' JSON of phrases.
     Empty: no phrases."""
+    answers: str = ""
+    """pretrain: answers of the corpus' questions, "NAME=FOLDER" joined by commas: of each data set the folder of
+    `QA_fileB.tsv` and `QA_qaid2idx.json`. Empty: questions are texts without an answer."""
     split: str = ""
     """refexp: train, val, testA or testB."""
     exclude: str = ""
@@ -98,7 +103,7 @@ class MvptrTrainConfig:
     min_sentences: int = 50
     """Sentences that a phrase of that vocabulary must be in; 0: no phrases at all."""
     head: HeadConfig = field(default_factory=HeadConfig)
-    """What stands on the encoders; its `task` and number of outputs follow from `task`."""
+    """What stands on the encoders; its `task` and outputs follow from `task`, its `questions` from `losses`."""
     tags: TagConfig = field(default_factory=TagConfig)
     """What becomes of the object tags."""
     losses: MvptrLossConfig = field(default_factory=MvptrLossConfig)
@@ -121,6 +126,11 @@ class MvptrTrainConfig:
     """vqa: binary cross-entropy summed over answers, or Kullback-Leibler divergence."""
     mask_training: float = 0.0
     """snli_ve: share of the training texts' tokens and phrases that become [MASK]."""
+    supervision: Supervision = "boxes"
+    """refexp: what is learnt from: the boxes that are meant, or which image an expression belongs to; then boxes of the
+    training split are not read. Validation is by boxes."""
+    weak: WeakConfig = field(default_factory=WeakConfig)
+    """refexp by `images`: what is minimised."""
     detections: str = ""
     """refexp: given boxes of the validation images, one of which is chosen; empty: of the regions."""
 
@@ -128,10 +138,17 @@ class MvptrTrainConfig:
         """Refuse what does not exist."""
         if self.task not in get_args(TaskName) or self.schedule not in ("joint", "two_stage"):
             raise InputError(f"mvptr.task is one of {', '.join(get_args(TaskName))}; got {self.task!r}.")
+        if self.supervision not in get_args(Supervision):
+            raise InputError(f"mvptr.supervision is boxes or images; got {self.supervision!r}.")
         if not 0 <= self.dropout < 1 or not 0 <= self.mask_training <= 1:
             raise InputError("mvptr.dropout is a share from 0 to below 1, mvptr.mask_training from 0 to 1.")
         if min(self.first_stage_epochs, self.min_sentences) < 0 or self.wordpieces < 100:
             raise InputError("mvptr: first_stage_epochs and min_sentences are 0 or more, wordpieces at least 100.")
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether expressions are learnt without boxes."""
+        return self.task == "refexp" and self.supervision == "images"
 
     def require_data(self) -> None:
         """Check that what the task is made of was given.

@@ -70,7 +70,8 @@ def start_of(config: MvptrTrainConfig, init_from: str, region_width: int) -> Sta
     """
     answers = vqa.read_answers(config.answers) if config.task == "vqa" else []
     outputs = {"vqa": len(answers), "snli_ve": len(entailment.LABELS)}.get(config.task, config.head.outputs)
-    head = dataclasses.replace(config.head, task=HEADS[config.task], outputs=outputs)
+    questions = "qa" in config.losses.active
+    head = dataclasses.replace(config.head, task=HEADS[config.task], outputs=outputs, questions=questions)
     if init_from:
         folder = local_folder(init_from, "model")
         old = mvptr_checkpoints.read_config(folder).model
@@ -112,7 +113,7 @@ def _texts(split: SplitConfig) -> list[str]:
     found: list[str] = []
     for place in places(split.pairs):
         if place.endswith(".tsv"):
-            found += [sample.text for sample in read_corpus(place, "")]
+            found += [f"{one.text} {one.answer or ''}" for one in read_corpus(place, "", answers=split.answers)]
         else:
             found += read_phrases(place).column("caption").to_pylist()
     return found
@@ -144,7 +145,8 @@ def read_side(config: MvptrTrainConfig, side: Side, start: Start) -> pa.Table:
     elif config.task == "snli_ve":
         found = samples_table(entailment.read_entailment(split.data, split.phrases, start.phrases))
     else:
-        found = samples_table(refexp.read_expressions(split.data, split.split))
+        with_boxes = side == "valid" or not config.is_weak
+        found = samples_table(refexp.read_expressions(split.data, split.split, with_boxes=with_boxes))
     if not len(found):
         raise InputError(f"mvptr.{side} has no samples; see {split.pairs or split.data!r} and what is excluded.")
     return found
@@ -154,7 +156,7 @@ def _pairs(split: SplitConfig, start: Start) -> list[Sample]:
     found: list[Sample] = []
     for place in places(split.pairs):
         if place.endswith(".tsv"):
-            found += read_corpus(place, split.phrases, start.config.vocab_size)
+            found += read_corpus(place, split.phrases, start.config.vocab_size, split.answers)
             continue
         table = read_phrases(place)
         names = ("caption_id", "image_id", "caption", "phrases")

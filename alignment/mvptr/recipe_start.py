@@ -8,7 +8,7 @@ from torch import nn
 
 from alignment.mvptr import checkpoints as mvptr_checkpoints
 from alignment.mvptr.checkpoints import Saved
-from alignment.mvptr.heads import TaskModel, build
+from alignment.mvptr.heads import MvptrForVqa, TaskModel, build
 from alignment.mvptr.recipe_config import MvptrTrainConfig
 from alignment.mvptr.recipe_data import Start
 from alignment.mvptr.starts import answers_from_words, for_task, from_bert
@@ -26,13 +26,13 @@ def begin(start: Start, config: MvptrTrainConfig, init_from: str) -> TaskModel:
     Args:
         start: sizes and vocabularies.
         config: of the training.
-        init_from: saved MVPTR; "": from a BERT, or anew. The head of VQA begins with the word head of a pre-trained
-            model.
+        init_from: saved MVPTR; "": from a BERT, or anew. VQA's head of the form of the word head begins
+            with that of a pre-trained model.
     """
     if init_from:
         saved = mvptr_checkpoints.load(init_from)
         model = for_task(saved, start.head, start.config)
-        if start.head.task == "vqa" and saved.model.head.task == "pretraining":
+        if isinstance(model, MvptrForVqa) and saved.model.head.task == "pretraining":
             answers_from_words(saved, model, start.answers)
         return model
     if config.bert:

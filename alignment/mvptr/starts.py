@@ -45,7 +45,7 @@ BERT_SIZES = {
 def for_task(saved: Saved, head: HeadConfig, config: MvptrConfig | None = None) -> TaskModel:
     """A model of another task that begins with a saved one's encoders, and temperature where both have one.
 
-    Of the same task, it begins with the head too, where that has the same form.
+    It begins with the head too, where that has the same form.
 
     Args:
         saved: where to begin.
@@ -65,7 +65,7 @@ def for_task(saved: Saved, head: HeadConfig, config: MvptrConfig | None = None) 
             )
     model = build(wanted, head)
     own = model.state_dict()
-    same = ("mvptr.", "logit_scale", *(("",) if head.task == old.head.task else ()))
+    same = ("mvptr.", "logit_scale", *(("",) if type(model) is type(old) else ()))
     kept = {
         name: value
         for name, value in old.state_dict().items()
@@ -90,9 +90,15 @@ def answers_from_words(pretrained: Saved, model: TaskModel, answers: Sequence[st
         How many answers begin with their words.
 
     Raises:
-        InputError: the models are of other tasks, or there are not as many answers as outputs.
+        InputError: the models are of other tasks, the head has another form, or there are not as many answers as
+            outputs.
     """
     source = pretrained.model
+    if model.head.task == "vqa" and model.head.vqa_from != "word_head":
+        raise InputError(
+            f"a VQA model with head.vqa_from={model.head.vqa_from} has no transform that the word head could begin; "
+            "give head.vqa_from=word_head, or leave its head as it is."
+        )
     if not isinstance(source, MvptrForPretraining) or not isinstance(model, MvptrForVqa):
         raise InputError(
             f"expected a model for pretraining and one for vqa, got {source.head.task} and {model.head.task}."

@@ -59,6 +59,10 @@ class MvptrTaskRecipe:
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
         """Samples as tensors with their targets; a function of (key, indices), row by row."""
+        return {**self.inputs(indices, key), "targets": targets_of(self.start.head, self.train, indices)}
+
+    def inputs(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
+        """Samples as tensors by the names of the model's inputs."""
         inputs = self.train.batch(indices)
         if self.config.mask_training:
             ids = [
@@ -66,8 +70,7 @@ class MvptrTaskRecipe:
                 for row, index in zip(inputs.input_ids_a, indices, strict=True)
             ]
             inputs = inputs._replace(input_ids_a=torch.stack(ids))
-        rows = dict(zip(Inputs._fields, inputs, strict=True))
-        return {**rows, "targets": targets_of(self.start.head, self.train, indices)}
+        return dict(zip(Inputs._fields, inputs, strict=True))
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
         """The scores of each sample, and its targets."""

@@ -1,6 +1,7 @@
 """One pair of text and image as the tensors that MVPTR reads (golden `mvptr_tensorize.json`).
 
-Text side: [CLS] tokens phrases [SEP]. Image side: [CLS] tags [SEP], then regions. Both are padded with zeros.
+Text side: [CLS] tokens phrases [SEP], and behind a question that is pre-trained on its answer and [SEP]. Image side:
+[CLS] tags [SEP], then regions. Both are padded with zeros.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ def tensorize(
     *,
     cls: int,
     sep: int,
+    answer: Sequence[int] | None = None,
 ) -> Inputs:
     """The tensors of one pair, without a batch's dimension; S text, Q phrases, T tags, R regions, C numbers a region.
 
-    Tokens are cut to S - 2. Phrases take the places behind them, Q and those that the tokens leave free; the rest is
-    cut. Tags are cut to T - 2, regions to R.
+    Tokens are cut to S - 2, with an answer both to S - 3 by `cut_pair`. Phrases take the places behind the tokens, Q
+    and those that tokens and answer leave free; the rest is cut. Tags are cut to T - 2, regions to R.
 
     Args:
         tokens: ids of the text's tokens, without special tokens.
@@ -39,15 +41,21 @@ def tensorize(
         lengths: how many places each part has.
         cls: id of [CLS].
         sep: id of [SEP].
+        answer: ids of the answer's tokens; none: the text is no question.
 
     Returns:
-        int64 input_ids_a, attention_mask_a and token_type_ids_a of (S + Q), all types 0; input_ids_b and
-        token_type_ids_b of (T), types 1 where there is something; attention_mask_b of (T + R); float32 img_feats of
-        (R, C).
+        int64 input_ids_a, attention_mask_a and token_type_ids_a of (S + Q), types 1 at the answer alone; input_ids_b
+        and token_type_ids_b of (T), types 1 where there is something; attention_mask_b of (T + R); float32 img_feats
+        of (R, C).
     """
-    kept = list(tokens[: lengths.text - 2])
-    kept += phrases[: lengths.text_stream - 2 - len(kept)]
-    ids_a = [cls, *kept, sep]
+    kept, behind = list(tokens[: lengths.text - 2]), []
+    if answer is not None:
+        kept, cut = cut_pair(tokens, answer, lengths.text - 3)
+        behind = [*cut, sep]
+    kept += phrases[: lengths.text_stream - 2 - len(kept) - len(behind)]
+    ids_a = [cls, *kept, sep, *behind]
+    types_a = torch.zeros(lengths.text_stream, dtype=torch.int64)
+    types_a[len(kept) + 2 : len(ids_a) - 1] = 1
     ids_b = [cls, *tags[: lengths.tags - 2], sep]
     regions = torch.zeros(lengths.regions, features.shape[1])
     count = min(len(features), lengths.regions)
@@ -56,12 +64,20 @@ def tensorize(
     return Inputs(
         _padded(ids_a, lengths.text_stream),
         _ones(len(ids_a), lengths.text_stream),
-        torch.zeros(lengths.text_stream, dtype=torch.int64),
+        types_a,
         _padded(ids_b, lengths.tags),
         mask_b,
         _ones(len(ids_b), lengths.tags),
         regions,
     )
+
+
+def cut_pair(tokens: Sequence[int], answer: Sequence[int], places: int) -> tuple[list[int], list[int]]:
+    """A question and its answer cut to so many places together: always the longer, of equal ones the answer."""
+    kept, cut = len(tokens), len(answer)
+    while kept + cut > places:
+        kept, cut = (kept - 1, cut) if kept > cut else (kept, cut - 1)
+    return list(tokens[:kept]), list(answer[:cut])
 
 
 def _padded(ids: Sequence[int], length: int) -> torch.Tensor:

@@ -158,5 +158,5 @@ def two_step_stages(
 
 
 def recall_fractions(ranks: npt.NDArray[np.int64]) -> dict[str, float]:
-    """R@1, R@5 and R@10 as fractions, as the original's result file has them."""
+    """R@1, R@5 and R@10 of ranks of shape (Q,) as fractions, as the original's result file has them."""
     return {f"R@{k}": float(np.mean(ranks <= k)) for k in DEPTHS}

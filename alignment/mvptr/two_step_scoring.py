@@ -68,13 +68,13 @@ class PairScorer:
         return np.concatenate([np.zeros((0, width), np.float32), *rows])
 
     def encode_texts(self, samples: npt.NDArray[np.int64]) -> Encoded:
-        """Texts of samples, encoded."""
+        """Texts of samples, of shape (B,), encoded."""
         self.encoded["captions"] += len(samples)
         tensors = (part.to(device_of(self.model)) for part in self.inputs.text_batch(samples))
         return self.model.mvptr.encode_text(*tensors)
 
     def encode_images(self, images: npt.NDArray[np.int64]) -> Encoded:
-        """Images by their rows, encoded."""
+        """Images by their rows, of shape (B,), encoded."""
         self.encoded["images"] += len(images)
         tensors = (part.to(device_of(self.model)) for part in self.inputs.image_batch(images))
         return self.model.mvptr.encode_image(*tensors)

@@ -168,7 +168,7 @@ def plan_pair_shards(source: str, pairs: Pairs, each: int) -> list[Shard]:
 
 
 def read_scores(paths: Sequence[str], pairs: Pairs) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """The fine scores in finished shards, in the pairs' order.
+    """The fine scores in finished shards, in the pairs' order, float32 of shape (P,).
 
     Raises:
         InputError: the shards hold other pairs.

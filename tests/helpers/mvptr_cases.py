@@ -135,12 +135,14 @@ def drawn_batch(count: int, seed: int = 0, config: MvptrConfig = TINY) -> PairBa
         torch.cat([1 + tokens, 1 + tokens + phrases], dim=1),
         torch.where(is_masked, words, -1),
         torch.cat([tag_labels, nothing], dim=1),
+        torch.randint(-1, 2, (count,), generator=draw),
     )
 
 
 STEPS: list[tuple[int, MvptrLossConfig]] = [
     (6, MvptrLossConfig(wpg_negatives="other_image")),
     (8, MvptrLossConfig(wpg_negatives="hard", hard="sampled", wpg_layer=0)),
+    (7, MvptrLossConfig(use=("vsc", "qa"))),
     (5, MvptrLossConfig(wpg_regions="max")),
 ]
 """Batches that two workers compute together; of the odd one, one worker has a row less, as at the end of an epoch."""
@@ -150,7 +152,7 @@ def step(count: int, config: MvptrLossConfig, rank: int = 0, world: int = 1) -> 
     """Losses and gradients of a step over `count` drawn pairs, of which a worker has every W-th, with dropout."""
     torch.manual_seed(7)
     sizes = dataclasses.replace(TINY, initializer_range=0.3, dropout=0.2, attention_dropout=0.2)
-    model = build(sizes, HeadConfig(task="pretraining"))
+    model = build(sizes, HeadConfig(task="pretraining", questions="qa" in config.active))
     assert isinstance(model, Matcher)
     batch = drawn_batch(count)._replace(image_row=torch.arange(count) // 2)
     own = torch.arange(rank, -(-count // world) * world, world)
@@ -169,7 +171,8 @@ def step(count: int, config: MvptrLossConfig, rank: int = 0, world: int = 1) -> 
 
 def _taken(batch: PairBatch, rows: torch.Tensor) -> PairBatch:
     draws = Draws(*(part[rows] for part in batch.draws))
-    labels = (part[rows] for part in (batch.phrase_index, batch.words, batch.tags) if part is not None)
+    given = (batch.phrase_index, batch.words, batch.tags, batch.answers)
+    labels = (part[rows] for part in given if part is not None)
     return PairBatch(batch.inputs.take(rows), batch.image_row[rows], batch.sample[rows], draws, *labels)
 
 

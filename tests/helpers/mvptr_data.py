@@ -13,13 +13,15 @@ import torch
 from small_models import tiny_vocabulary
 
 from alignment.mvptr.config import Lengths
+from alignment.mvptr.corpus import write_corpus
 from alignment.mvptr.pair_recipe import MvptrData, MvptrPairRecipe
 from alignment.mvptr.phrase_extraction import PHRASE_TABLE
+from alignment.mvptr.recipe_choice import recipe_class
 from alignment.mvptr.recipe_config import MATCHING, MvptrTrainConfig, SizesConfig, SplitConfig
 from alignment.mvptr.recipe_data import read_side, start_of
 from alignment.mvptr.regions.table import write_regions
 from alignment.mvptr.task_recipe import MvptrTaskRecipe
-from alignment.mvptr.tasks.samples import write_samples
+from alignment.mvptr.tasks.samples import Sample, write_samples
 from xmatch.data import files
 from xmatch.data.region_rows import ImageRegions
 from xmatch.training.optim import GroupConfig
@@ -78,6 +80,22 @@ def write_pairs(path: Path, rows: range, each: int = 2) -> str:
     arrays = [pa.array(column, field.type) for column, field in zip(columns, PHRASE_TABLE, strict=True)]
     files.write_parquet(str(path), pa.table(arrays, schema=PHRASE_TABLE))
     return str(path)
+
+
+def write_questions(folder: Path, rows: range, each: int = 2) -> dict[str, str]:
+    """The original's corpus: of every image one caption with phrases, and questions with their answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = []
+    for row in rows:
+        image = f"gqa_{image_name(row)}"
+        samples.append(Sample("", image, caption(row)[0], [7], links=[[2]]))
+        for number in range(each):
+            answer = NOUNS[(row + number) % 4] if row % 3 else "a big dog"
+            text = "is it the lovely one ?" if number else "is it on the mat ?"
+            samples.append(Sample("", image, text, [11], links=[[4]], answer=answer))
+    places = {"pairs": str(folder / "corpus.tsv"), "phrases": str(folder / "sg.json")}
+    write_corpus(*places.values(), samples, str(folder))
+    return places | {"answers": f"gqa={folder}"}
 
 
 def _json(path: Path, value: Any) -> str:
@@ -168,8 +186,7 @@ def recipe_of(folder: Path, config: MvptrTrainConfig, init_from: str = "") -> Mv
     for side in ("train", "valid"):
         write_samples(str(folder / f"{side}.arrow"), read_side(config, side, start))
     data = MvptrData(train=str(folder / "train.arrow"), valid=str(folder / "valid.arrow"), init_from=init_from)
-    kind = MvptrPairRecipe if config.task in MATCHING else MvptrTaskRecipe
-    return kind(config, start, GroupConfig(), data)
+    return recipe_class(config)(config, start, GroupConfig(), data)
 
 
 def learn(

@@ -11,9 +11,12 @@ import mvptr_data
 import numpy as np
 import pytest
 import torch
+from killed_jobs import job, kill_when_done_begins, require_kept, run_job_process
 from mvptr_data import recipe_of, train_config
+from toy_steps import tree
 
 from alignment.mvptr.heads import HeadConfig
+from alignment.mvptr.regions.table import RegionTable, write_regions
 from alignment.mvptr.tasks import entailment, refexp, vqa
 from jobs import predict_tasks
 
@@ -56,6 +59,14 @@ def test_questions(ray_here, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "test" / "figures.json").read_text())["figures"] == {}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("vqa_from", ["pooled", "pooled_and_sides"])
+def test_questions_by_other_heads(ray_here, tmp_path: Path, vqa_from: str) -> None:
+    expected, given = saved(tmp_path, "vqa", head=HeadConfig(vqa_from=vqa_from, classifier="mlp"))
+    assert predict_tasks.main([*given, "--split", "test-dev"]) == 0
+    assert figures(tmp_path)["figures"] == pytest.approx(expected)
+
+
 def test_sentences(ray_here, tmp_path: Path) -> None:
     expected, given = saved(tmp_path, "snli_ve")
     assert predict_tasks.main([*given, "--split", "val"]) == 0
@@ -92,3 +103,39 @@ def test_what_cannot_work_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     given = ["--model", str(tmp_path / "model"), "--data", "x", "--regions", config.regions]
     assert predict_tasks.main([*given, "--output", str(tmp_path / "o"), "--plan"]) == 2
     assert "is an MVPTR for pretraining; expected vqa, snli_ve or refexp" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_plan_measures_and_refuses_regions_of_another_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, given = saved(tmp_path, "vqa")
+    given[-1] = "16"
+    assert predict_tasks.main([*given, "--plan"]) == 0
+    assert "for 12 samples" in capsys.readouterr().out
+    places = tmp_path / "regions.arrow"
+    images = [image._replace(features=image.features[:, :-1]) for image in RegionTable(str(places))]
+    write_regions(str(places), images)
+    assert predict_tasks.main([*given, "--plan"]) == 2
+    assert "but the model reads" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_prediction_goes_on_where_it_was(tmp_path: Path) -> None:
+    _, given = saved(tmp_path, "snli_ve", 60)
+    given[-1], out = "1", given.index("--output") + 1
+    given[out] = str(tmp_path / "killed")
+    command = job("predict_tasks", given)
+    kept = kill_when_done_begins(command, tmp_path / "killed", "predictions/completions/*.json")
+    run_job_process(command)
+    require_kept(kept)
+    given[out] = str(tmp_path / "whole")
+    run_job_process(job("predict_tasks", given))
+    found = [made(tmp_path / name) for name in ("killed", "whole")]
+    assert found[0] == found[1] and len(found[0]) > 60
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """Predictions and what is handed in, without the record of how they came about."""
+    parts = ("predictions", entailment.RESULTS_FILE)
+    return {name: data for name, data in tree(str(folder)).items() if name.startswith(parts) and "/run/" not in name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ POOLS = {"captions_per_image": 128, "images_per_caption": 64}
 PRESETS: dict[str, dict[str, Any]] = {
     "mvptr_pretrain": PRETRAIN,
     "mvptr_pretrain_no_flickr_test": PRETRAIN | {"mvptr.train.exclude_split": "test"},
+    "mvptr_pretrain_qa": PRETRAIN
+    | {"mvptr.losses.use": ["mcr", "vsc", "mlm", "itm", "wpg", "qa"], "mvptr.losses.qa": 1.0},
     "mvptr_retrieval_flickr30k": TUNED
     | {"trainer.batch_size": 64, "trainer.epochs": 10, "mvptr.valid_pools": POOLS, "mvptr.losses.use": ["vsc", "itm"]}
     | {"mvptr.lengths": {"text": 50, "phrases": 5, "tags": 20, "regions": 50}, "mvptr.tags.unique": True},
@@ -67,7 +70,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mvptr_refexp": TUNED
     | {"trainer.batch_size": 64, "trainer.epochs": 25, "mvptr.dropout": 0.1, "mvptr.head.region_score": "cosine"}
     | {"mvptr.lengths": {"text": 30, "phrases": 5, "tags": 20, "regions": 50}, "mvptr.head.layer": 2},
+    "mvptr_refexp_weak": TUNED
+    | {"trainer.batch_size": 64, "trainer.epochs": 25, "mvptr.dropout": 0.1, "mvptr.head.region_score": "cosine"}
+    | {"mvptr.lengths": {"text": 30, "phrases": 5, "tags": 20, "regions": 50}, "mvptr.head.layer": None}
+    | {"mvptr.supervision": "images", "mvptr.weak.margin": 0.2},
 }
+AS_RELEASED = "mvptr_as_released"
 SIZES = {"hidden_size": 32, "num_layers": 6, "num_heads": 2, "intermediate_size": 48, "max_positions": 140}
 
 
@@ -94,6 +102,10 @@ def data_of(preset: str, folder: Path, count: int = 8) -> list[str]:
         for side in ("train", "valid"):
             given += [f"--mvptr.{side}.data", made["data"]]
             given += [f"--mvptr.{side}.phrases", made["phrases"]] if task == "vqa" else []
+    if preset == "mvptr_pretrain_qa":
+        made = mvptr_data.write_questions(folder / "qa", range(count))
+        given += ["--mvptr.train.pairs", f"{pairs},{made['pairs']}", "--mvptr.train.phrases", made["phrases"]]
+        given += ["--mvptr.train.answers", made["answers"]]
     if preset.endswith("no_flickr_test"):
         given += ["--mvptr.train.exclude", karpathy(folder, count)]
     return given
@@ -134,14 +146,33 @@ def test_a_preset_has_the_published_numbers(preset: str, tmp_path: Path) -> None
 
 
 def test_every_preset_is_pinned() -> None:
-    assert {path.stem for path in CONFIGS.glob("mvptr_*.yaml")} == set(PRESETS)
+    assert {path.stem for path in CONFIGS.glob("mvptr_*.yaml")} == {*PRESETS, AS_RELEASED}
     table = (CONFIGS.parents[1] / "docs" / "recipes.md").read_text()
     assert all(f"{name}.yaml" in table for name in PRESETS)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_learns(preset: str, tmp_path: Path) -> None:
-    config = load(miniature(preset, tmp_path))
+@pytest.mark.parametrize("preset", ["mvptr_pretrain", "mvptr_pretrain_qa", "mvptr_retrieval_coco"])
+def test_the_released_losses_stand_on_a_preset(preset: str, tmp_path: Path) -> None:
+    given = [*data_of(preset, tmp_path), "--output", "o"]
+    files = [["--config", str(CONFIGS / f"{name}.yaml")] for name in (preset, AS_RELEASED)]
+    ours, theirs = load([*files[0], *given]), load([*files[0], *files[1], *given])
+    changes = {"negatives": "local", "same_image": "negative", "max_logit_scale": 0.0, "wpg_pairing": "as_drawn"}
+    losses = dataclasses.replace(ours.mvptr.losses, **changes)
+    assert theirs == dataclasses.replace(ours, mvptr=dataclasses.replace(ours.mvptr, losses=losses)) != ours
+
+
+VQA_HEADS = [["--mvptr.head.vqa_from", "pooled_and_sides"], ["--mvptr.head.vqa_from", "pooled"]]
+
+
+@pytest.mark.parametrize(
+    ("preset", "given"),
+    [
+        *((preset, []) for preset in PRESETS),
+        *(("mvptr_vqa", [*head, "--mvptr.head.classifier", "mlp"]) for head in VQA_HEADS),
+    ],
+)
+def test_a_preset_learns(preset: str, given: list[str], tmp_path: Path) -> None:
+    config = load([*miniature(preset, tmp_path), *given])
     prepared = _mvptr_training.prepare(config)
     data = _mvptr_training.write_data(prepared, str(tmp_path / "data"), config, "")
     recipe = _mvptr_training.recipe_factory(config.mvptr, prepared.start, config.optim, data)()
@@ -187,6 +218,8 @@ def test_the_plan_says_what_is_trained(tmp_path: Path) -> None:
     assert (rows["start"], rows["steps"]) == ("anew", "2 x 2 epochs of 8 samples")
     rows = dict(train_alignment.plan(load(miniature("mvptr_refexp", tmp_path / "re"))).rows)
     assert (rows["task"], rows["losses"]) == ("refexp", "cosine")
+    rows = dict(train_alignment.plan(load(miniature("mvptr_refexp_weak", tmp_path / "weak"))).rows)
+    assert rows["losses"] == "cosine, without boxes, 0.2 above other_image"
 
 
 @pytest.mark.parametrize(
@@ -199,6 +232,7 @@ def test_the_plan_says_what_is_trained(tmp_path: Path) -> None:
         ("mvptr_retrieval_coco", ["--init_from", "x"], "the model of init_from brings its sizes"),
         ("mvptr_retrieval_coco", ["--mvptr.lengths.tags", "1"], "text and tags hold [CLS] and [SEP]"),
         ("mvptr_pretrain", ["--mvptr.train.exclude_split", "test"], "give that, too"),
+        ("mvptr_pretrain_qa", ["--mvptr.train.answers", ""], "mvptr.train has 0 different answers; give a corpus"),
         ("mvptr_pretrain", ["--trainer.gradient_checkpointing", "true"], "does not checkpoint its gradients"),
     ],
 )
@@ -241,3 +275,23 @@ def test_from_pre_training_to_every_task(ray_here, tmp_path: Path) -> None:
         figures = (folder / "out" / "model" / "README.md").read_text()
         assert ("accuracy" if preset != "mvptr_retrieval_flickr30k" else "fine_i2t_recall_at_1") in figures
     assert read_model_answers(str(tmp_path / "mvptr_vqa" / "out" / "model")) == mvptr_data.ANSWERS
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_pre_training_on_questions(ray_here, tmp_path: Path) -> None:
+    """The head for answers is learnt and kept; a run without questions goes on from it."""
+    rows = trained("mvptr_pretrain_qa", tmp_path)
+    assert all(np.isfinite(row["loss_qa"]) for row in rows)
+    start = str(tmp_path / "out" / "model")
+    saved = checkpoints.load(start).model
+    assert saved.head.questions and "1 qa" in Path(start, "README.md").read_text()
+    assert (
+        read_seen(f"{start}/{SEEN_FILE}").num_rows == 16 + 24 + 16
+    )  # captions, lines of the corpus, images by either name
+    config = load(
+        ["--config", str(CONFIGS / "mvptr_pretrain.yaml"), *data_of("mvptr_pretrain", tmp_path), "--output", "o"]
+    )
+    prepared = _mvptr_training.start_of(dataclasses.replace(config.mvptr, bert=""), start, mvptr_data.WIDTH)
+    assert not prepared.head.questions

@@ -48,6 +48,7 @@ def without_geometry(regions: ImageRegions) -> ImageRegions:
 
 
 def _own(regions: ImageRegions) -> npt.NDArray[np.float32]:
+    """The geometry (K, 6) of the boxes of an image."""
     if len(regions.boxes) != len(regions.features) or regions.width < 1 or regions.height < 1:
         raise InputError(
             f"image {regions.image_id!r}: boxes and the image's size are not known, so that the six numbers of where "

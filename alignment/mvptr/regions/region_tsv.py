@@ -25,7 +25,7 @@ MARIA_BOXES = 36
 
 
 def encoded(array: np.ndarray, kind: str) -> str:
-    """Base64 of an array in a little-endian number format."""
+    """Base64 of an array of any shape in a little-endian number format."""
     return base64.b64encode(np.ascontiguousarray(array, np.dtype(kind)).tobytes()).decode()
 
 

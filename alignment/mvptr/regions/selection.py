@@ -79,7 +79,7 @@ def select(found: Candidates, config: SelectionConfig) -> Selected:
 
 
 def _apart(found: Candidates, config: SelectionConfig) -> torch.Tensor:
-    """Places of candidates that overlap no better one too much, ascending; found is sorted by score."""
+    """Places, of shape (K,), of candidates that overlap no better one too much, ascending; found is sorted by score."""
     overlap = config.overlap
     while overlap < 1:
         kept: torch.Tensor = nms(found.boxes, found.scores, overlap).sort().values[: config.max_regions]

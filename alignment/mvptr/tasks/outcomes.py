@@ -58,7 +58,7 @@ def choice_figures(samples: pa.Table, choices: npt.NDArray[np.int64]) -> dict[st
 
     Args:
         samples: table of `tasks.samples.SCHEMA` with labels.
-        choices: (M,) label chosen for each.
+        choices: label chosen for each, int64 of shape (M,).
     """
     rows = samples.select(["labels", "scores", "kind"]).to_pylist()
     found = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -25,12 +26,30 @@ DetectionRule = Literal["best_region", "weighted"]
 Boxes = npt.NDArray[np.float32]
 
 
-def read_expressions(path: str, split: str) -> list[Sample]:
+@dataclass(frozen=True, kw_only=True)
+class WeakConfig:
+    """How expressions are learnt without boxes: their own image holds a better region than another pair does."""
+
+    margin: float = 0.2
+    """By how much, in scores of regions: cosines, or logits of `dot` and `linear`."""
+    negatives: Literal["other_image", "hard"] = "other_image"
+    """What the other pair is, of the batch and never of the same image. `other_image`: each expression with an image
+    that is drawn. `hard`, as in the original: half of the expressions with the image that is most similar by the
+    encoders' own vectors, half of the images with the most similar expression."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if not self.margin > 0 or self.negatives not in ("other_image", "hard"):
+            raise InputError("weak: margin is above 0, negatives is other_image or hard.")
+
+
+def read_expressions(path: str, split: str, *, with_boxes: bool = True) -> list[Sample]:
     """Expressions of a split of `ve_splits.json`; phrases are not used, as in the original.
 
     Args:
         path: {split: [{id, sentence, image_id, bbox [x, y, w, h]}]}.
         split: train, val, testA or testB.
+        with_boxes: false: `bbox` is not looked at, and no sample has a box.
 
     Raises:
         InputError: the split is not there, or a record is broken; names file and row, from 0.
@@ -43,7 +62,7 @@ def read_expressions(path: str, split: str) -> list[Sample]:
     for row, record in enumerate(content[split]):
         where = f"{path!r}, {split} row {row}"
         identity, image_id = (str(field_of(record, name, (int, str), where)) for name in ("id", "image_id"))
-        box = corners(field_of(record, "bbox", list, where), where)
+        box = corners(field_of(record, "bbox", list, where), where) if with_boxes else None
         samples.append(Sample(identity, image_id, field_of(record, "sentence", str, where), box=box))
     return samples
 

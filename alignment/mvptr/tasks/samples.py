@@ -10,6 +10,7 @@ labels   list<int64>             answers of VQA, the class of visual entailment
 scores   list<float32>           how right each label is, from 0 to 1
 box      list<float32>[4]        may be null: x1, y1, x2, y2 in pixels, what an expression refers to
 kind     string                  what figures are told apart by, such as the kind of an answer; "" where nothing
+answer   string                  may be null: of a question that is pre-trained on
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
         pa.field("scores", pa.list_(pa.float32()), nullable=False),
         pa.field("box", pa.list_(pa.float32(), 4)),
         pa.field("kind", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
     ]
 )
 
@@ -52,6 +54,7 @@ class Sample(NamedTuple):
     scores: Sequence[float] = ()
     box: Sequence[float] | None = None
     kind: str = ""
+    answer: str | None = None
 
 
 def samples_table(samples: Iterable[Sample]) -> pa.Table:

@@ -191,7 +191,7 @@ def answer_loss(logits: torch.Tensor, targets: torch.Tensor, kind: LossName) -> 
 
 
 def soft_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(B,) how right the answer with the greatest logit is; of equal ones the first."""
+    """How right the answer with the greatest logit is, of equal ones the first: (B, A) and (B, A) to (B,)."""
     return targets.gather(1, logits.argmax(1, keepdim=True))[:, 0]
 
 

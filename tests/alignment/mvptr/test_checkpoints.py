@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from mvptr_cases import PHRASES, TINY, golden_inputs, golden_task, tiny_tokenizer
 
 from alignment.mvptr.checkpoints import Saved, is_mvptr, load, read_config, save
-from alignment.mvptr.heads import MODELS, HeadConfig, build
+from alignment.mvptr.heads import HeadConfig, Task, build
 from alignment.mvptr.phrase_vocabulary import PhraseVocabulary
 from xmatch.errors import InputError
 
@@ -25,7 +26,7 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("task", MODELS)
+@pytest.mark.parametrize("task", get_args(Task))
 def test_a_saved_model_is_read_again(tmp_path: Path, task: str) -> None:
     head = HeadConfig(task=task, outputs=5, classifier="mlp", region_score="linear", layer=1)
     saved = tiny(head, phrases=PhraseVocabulary(PHRASES), tags=("dog", "red umbrella"))

@@ -68,11 +68,11 @@ def test_a_text_that_breaks_the_line_is_refused(tmp_path: Path) -> None:
 
 def test_samples_come_back_from_arrow(tmp_path: Path) -> None:
     samples = [
-        Sample("a", "i", "text", [3], [[1, 2]], ["cat"], [1], [0.5], [1.0, 2.0, 3.0, 4.0], "other"),
+        Sample("a", "i", "text", [3], [[1, 2]], ["cat"], [1], [0.5], [1.0, 2.0, 3.0, 4.0], "other", "yes"),
         Sample("b", "j", ""),
     ]
     write_samples(str(tmp_path / "s.arrow"), samples_table(samples))
     table = read_samples(str(tmp_path / "s.arrow"))
     assert table.schema == SCHEMA
     assert table.to_pylist()[0] == samples[0]._asdict()
-    assert table.to_pylist()[1]["links"] is None
+    assert (table.to_pylist()[1]["links"], table.to_pylist()[1]["answer"]) == (None, None)

@@ -6,11 +6,22 @@ from typing import get_args
 
 import pytest
 import torch
-from mvptr_cases import CLOSE, ORIGINAL, TINY, golden, golden_batch, golden_inputs, golden_order, golden_task
+from mvptr_cases import (
+    CLOSE,
+    ORIGINAL,
+    TINY,
+    golden,
+    golden_batch,
+    golden_inputs,
+    golden_order,
+    golden_state,
+    golden_task,
+)
 
 from alignment.mvptr.heads import HeadConfig, MvptrForPretraining, MvptrForRetrieval, RegionScore, build, refexp_loss
 from alignment.mvptr.losses_config import RETRIEVAL, MvptrLossConfig
 from alignment.mvptr.objectives import draws_of, hard_negatives, same_images
+from alignment.mvptr.original_names import from_original
 from alignment.mvptr.pair_losses import pair_losses, pair_rows, weighted_total
 from xmatch.errors import InputError
 from xmatch.training.recipe import SampleKey
@@ -102,6 +113,34 @@ def test_words_of_their_own_begin_as_the_shared_ones_and_then_part() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_vqa_by_sides_reads_both_vectors_their_difference_and_product(kind: str) -> None:
+    torch.manual_seed(2)
+    head = HeadConfig(task="vqa", outputs=7, vqa_from="pooled_and_sides", classifier=kind, hidden_scale=3)
+    model = build(TINY, head)
+    state = from_original(golden_state(), "pretraining")
+    model.load_state_dict({name: value for name, value in state.items() if name.startswith("mvptr.")}, strict=False)
+    own = model.eval().state_dict()
+    with torch.no_grad():
+        dual, pairs = model.mvptr(golden_inputs())
+        t = dual.text.states[:, 0] @ own["mvptr.text_projection"]
+        v = dual.image.states[:, 0] @ own["mvptr.vision_projection"]
+        torch.testing.assert_close(t / t.norm(dim=1, keepdim=True), dual.text.vector)
+        beside = torch.hstack([t, v, v - t, v * t]) @ own["sides.0.weight"].T + own["sides.0.bias"]
+        both = torch.hstack([pairs.pooled, beside.clamp_min(0) @ own["sides.2.weight"].T + own["sides.2.bias"]])
+        if kind == "mlp":
+            both = (both @ own["classifier.0.weight"].T + own["classifier.0.bias"]).clamp_min(0)
+        last = "classifier.2" if kind == "mlp" else "classifier"
+        torch.testing.assert_close(model(golden_inputs()), both @ own[f"{last}.weight"].T + own[f"{last}.bias"])
+    shapes = {name: tuple(value.shape) for name, value in own.items() if name.startswith("sides.")}
+    assert shapes == {
+        "sides.0.weight": (16, 32),
+        "sides.0.bias": (16,),
+        "sides.2.weight": (8, 16),
+        "sides.2.bias": (8,),
+    }
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
 @pytest.mark.parametrize(
     ("task", "outputs", "shape"), [("vqa", 7, (4, 7)), ("classification", 3, (4, 3)), ("refexp", 2, (4, 4))]
 )
@@ -111,7 +150,13 @@ def test_every_task_has_its_outputs(task: str, outputs: int, shape: tuple[int, i
 
 
 def test_heads_that_do_not_exist_are_refused() -> None:
-    for wrong in ({"task": "captioning"}, {"outputs": 0}, {"classifier": "deep"}, {"region_score": "cross"}):
+    for wrong in (
+        {"task": "captioning"},
+        {"vqa_from": "words"},
+        {"outputs": 0},
+        {"classifier": "deep"},
+        {"region_score": "cross"},
+    ):
         with pytest.raises(InputError, match="head"):
             HeadConfig(**wrong)
     with pytest.raises(InputError, match="head.layer counts the cross encoder's 2 layers"):

@@ -33,6 +33,21 @@ def test_labels_are_what_was_there_and_all_else_is_kept(
     assert again == found
 
 
+@settings(deadline=None)
+@given(IDS, IDS, st.integers(0, 2**20))
+def test_an_answer_is_masked_as_words_are_and_changes_nothing_else(
+    tokens: list[int], answer: list[int], sample: int
+) -> None:
+    text = PairText(tokens, list(range(len(tokens))), [], [100], None)
+    drawn = [draw_of(SampleKey(0, 0), sample) for _ in range(2)]
+    plain = mask_pair(text, [50, 60], [[0]], KNOWN, MaskingConfig(words=0.4), drawn[0])
+    found = mask_pair(text._replace(answer=answer), [50, 60], [[0]], KNOWN, MaskingConfig(words=0.4), drawn[1])
+    assert found[:5] == plain[:5] and plain[5:] == (None, None)
+    assert found.answer is not None and found.answer_labels is not None
+    for read, label, own in zip(found.answer, found.answer_labels, answer, strict=True):
+        assert label in (-1, own) and (label >= 0 or read == own)
+
+
 def test_shares_are_the_published_ones() -> None:
     tokens = [50] * 40_000
     text = PairText(tokens, [0] * len(tokens), [], [100] * 40_000, None)

@@ -14,6 +14,7 @@ from alignment.mvptr.config import Lengths
 from alignment.mvptr.heads import HeadConfig, MvptrForPretraining, build
 from alignment.mvptr.original_checkpoints import export_state, from_pretrained, head_of, import_state, task_of
 from alignment.mvptr.phrase_vocabulary import PhraseVocabulary
+from alignment.mvptr.starts import for_task
 from xmatch.errors import InputError
 
 QA = ["qa_head.bias", "qa_head.weight"]
@@ -21,9 +22,12 @@ HEADS = [
     HeadConfig(),
     HeadConfig(task="pretraining"),
     HeadConfig(task="pretraining", tied=False),
+    HeadConfig(task="pretraining", questions=True),
     HeadConfig(task="retrieval"),
     HeadConfig(task="retrieval", classifier="mlp", hidden_scale=3),
     HeadConfig(task="vqa", outputs=7),
+    HeadConfig(task="vqa", outputs=7, vqa_from="pooled_and_sides"),
+    HeadConfig(task="vqa", outputs=7, vqa_from="pooled_and_sides", classifier="mlp", hidden_scale=3),
     HeadConfig(task="classification", outputs=3),
     HeadConfig(task="classification", outputs=4, classifier="mlp"),
     HeadConfig(task="refexp"),
@@ -53,11 +57,32 @@ def test_ours_become_the_originals_and_ours_again(head: HeadConfig) -> None:
     if head.task == "pretraining" and not head.tied:
         model.words.rows.data.add_(1.0)
     state = export_state(model)
-    assert all(name.startswith(("bert.", "cls.", "half_mlm.", "classifier.", "logit_scale")) for name in state)
+    known = ("bert.", "cls.", "half_mlm.", "classifier.", "logit_scale", *(["qa_seq_relation."] * head.questions))
+    known += ("single_mapping.",) if head.vqa_from == "pooled_and_sides" else ()
+    assert all(name.startswith(known) for name in state)
     imported = import_state(state, TINY, "x.bin")
     assert imported.model.head == head
     assert same(imported.model.state_dict(), model.state_dict())
     assert not imported.left_out
+
+
+def test_vqa_of_the_pooled_output_comes_in_as_the_classification_that_it_is() -> None:
+    """Its names are those of visual entailment; as a start it gives its head to VQA."""
+    pooled = HeadConfig(task="vqa", outputs=7, vqa_from="pooled", classifier="mlp")
+    model = build(TINY, pooled)
+    imported = import_state(export_state(model), TINY, "x.bin").model
+    assert imported.head == HeadConfig(task="classification", outputs=7, classifier="mlp")
+    assert same(for_task(Saved(imported, tiny_tokenizer()), pooled).state_dict(), model.state_dict())
+
+
+def test_right_or_wrong_answers_come_in_and_go_out() -> None:
+    """The head of the original's model for questions, which its classifier of answers is not."""
+    state = golden_state() | {"qa_seq_relation.weight": torch.randn(2, 8), "qa_seq_relation.bias": torch.randn(2)}
+    imported = import_state(state, TINY, "x.bin")
+    assert imported.model.head.questions and imported.left_out == QA
+    assert same(export_state(imported.model), {key: value for key, value in state.items() if key not in QA})
+    with pytest.raises(InputError, match="1 missing: qa_seq_relation.bias"):
+        import_state({key: value for key, value in state.items() if key != "qa_seq_relation.bias"}, TINY, "x.bin")
 
 
 def test_rows_that_parted_can_be_tied_again() -> None:

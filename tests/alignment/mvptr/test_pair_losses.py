@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from gloo_workers import run_workers
 from mvptr_cases import ORIGINAL, TINY, drawn_batch, golden, golden_batch, golden_order, golden_rank, golden_task
 
 from alignment.mvptr.heads import HeadConfig, MvptrForPretraining, build
-from alignment.mvptr.losses_config import LOSS_NAMES, ONE_SIDED, MvptrLossConfig
+from alignment.mvptr.losses_config import CAPTIONS, LOSS_NAMES, ONE_SIDED, MvptrLossConfig
 from alignment.mvptr.objectives import Draws
 from alignment.mvptr.pair_losses import PairBatch, pair_losses, pair_rows, weighted_total
 from xmatch.errors import InputError
@@ -50,9 +51,13 @@ def golden_draws(way: str) -> Draws:
     return Draws(golden_order(order), unused, unused, other, positive, negative)
 
 
-def pretraining(tied: bool = True, seed: int = 0) -> MvptrForPretraining:
+ALL = MvptrLossConfig(use=LOSS_NAMES)
+
+
+def pretraining(seed: int = 0, questions: bool = True) -> MvptrForPretraining:
     torch.manual_seed(seed)
-    model = build(dataclasses.replace(TINY, initializer_range=0.3), HeadConfig(task="pretraining", tied=tied))
+    head = HeadConfig(task="pretraining", questions=questions)
+    model = build(dataclasses.replace(TINY, initializer_range=0.3), head)
     assert isinstance(model, MvptrForPretraining)
     return model
 
@@ -79,13 +84,14 @@ def test_pre_training_is_that_of_the_original(way: str, negatives: str) -> None:
 
 def test_what_is_off_is_not_computed() -> None:
     model, batch = pretraining(), drawn_batch(5)
-    full = losses_of(model, batch, MvptrLossConfig())
-    assert tuple(full) != () and set(full) == set(LOSS_NAMES)
+    full = losses_of(model, batch, ALL)
+    assert set(full) == set(LOSS_NAMES)
+    assert set(losses_of(model, batch, MvptrLossConfig())) == set(CAPTIONS)
     for name in LOSS_NAMES:
         alone = losses_of(model, batch, MvptrLossConfig(use=(name,)))
         assert alone == pytest.approx({name: full[name]}, rel=1e-5)
     rows = pair_rows(model, batch, MvptrLossConfig(use=ONE_SIDED))
-    assert not {"match", "phrases", "text", "mlm_total"} & set(rows)
+    assert not {"match", "phrases", "text", "mlm_total", "qa_total"} & set(rows)
 
 
 def test_a_weight_multiplies_its_loss() -> None:
@@ -99,14 +105,15 @@ def test_a_weight_multiplies_its_loss() -> None:
 
 @pytest.mark.parametrize("negatives", ["hard", "other_image"])
 def test_rows_in_another_order_have_the_same_losses(negatives: str) -> None:
-    config, model = MvptrLossConfig(wpg_negatives=negatives, wpg_regions="max", hard="hardest"), pretraining()
+    config = dataclasses.replace(ALL, wpg_negatives=negatives, wpg_regions="max", hard="hardest")
+    model = pretraining()
     batch = drawn_batch(6)
     turned = torch.tensor([4, 1, 5, 0, 3, 2])
     other = PairBatch(
         batch.inputs.take(turned),
         *(part[turned] for part in (batch.image_row, batch.sample)),
         Draws(*(part[turned] for part in batch.draws)),
-        *(part[turned] for part in (batch.phrase_index, batch.words, batch.tags)),
+        *(part[turned] for part in (batch.phrase_index, batch.words, batch.tags, batch.answers)),
     )
     found, again = losses_of(model, batch, config), losses_of(model, other, config)
     if negatives == "other_image":  # which image is drawn depends on the order of the others
@@ -121,13 +128,13 @@ def test_a_batch_with_nothing_to_learn_from_costs_nothing() -> None:
         phrase_index=torch.ones(3, 2, dtype=torch.int64),
         words=torch.full_like(batch.words, -1),
         tags=torch.full_like(batch.tags, -1),
+        answers=torch.full_like(batch.answers, -1),
     )
+    names = ("mcr", "mlm", "vsc", "wpg", "qa")
     for negatives in ("hard", "other_image"):
-        config = MvptrLossConfig(wpg_negatives=negatives)
+        config = dataclasses.replace(ALL, wpg_negatives=negatives)
         found = pair_losses(model, pair_rows(model, lone, config), config)
-        assert {name: found[name].item() for name in ("mcr", "mlm", "vsc", "wpg")} == dict.fromkeys(
-            ("mcr", "mlm", "vsc", "wpg"), 0.0
-        )
+        assert {name: found[name].item() for name in names} == dict.fromkeys(names, 0.0)
         assert 0 < found["itm"].item() < 3
         weighted_total(found, config).backward()
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -135,9 +142,12 @@ def test_a_batch_with_nothing_to_learn_from_costs_nothing() -> None:
 
 def test_what_a_loss_needs_must_be_there() -> None:
     batch, model = drawn_batch(3), pretraining()
-    for part, name in (("words", "mlm"), ("tags", "mcr"), ("phrase_index", "wpg")):
+    for part, name in (("words", "mlm"), ("tags", "mcr"), ("phrase_index", "wpg"), ("answers", "qa")):
         with pytest.raises(InputError, match=f"loss '{name}' is in use, but the batch"):
-            pair_rows(model, batch._replace(**{part: None}), MvptrLossConfig())
+            pair_rows(model, batch._replace(**{part: None}), ALL)
+    for other in (pretraining(questions=False), build(TINY, HeadConfig(task="retrieval", questions=True))):
+        with pytest.raises(InputError, match="loss 'qa' is in use, but the model has no head for it"):
+            pair_rows(other, batch, MvptrLossConfig(use=("vsc", "qa")))
     with pytest.raises(InputError, match="model for retrieval has no word head"):
         pair_rows(build(TINY, HeadConfig(task="retrieval")), batch, MvptrLossConfig())
     with pytest.raises(InputError, match="wpg_layer counts the cross encoder's 2 layers"):
@@ -164,8 +174,8 @@ def test_two_workers_have_the_losses_and_gradients_of_one(case: int) -> None:
 def test_a_small_model_learns_made_up_pairs_by_heart() -> None:
     torch.manual_seed(3)
     config = dataclasses.replace(TINY, hidden_size=32, num_heads=4, intermediate_size=64)
-    model, batch = build(config, HeadConfig(task="pretraining")), drawn_batch(16, config=config)
-    losses = MvptrLossConfig(wpg_negatives="hard")
+    model = build(config, HeadConfig(task="pretraining", questions=True))
+    batch, losses = drawn_batch(16, config=config), dataclasses.replace(ALL, wpg_negatives="hard")
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     first: dict[str, float] = {}
     for _ in range(140):
@@ -177,3 +187,23 @@ def test_a_small_model_learns_made_up_pairs_by_heart() -> None:
     last = {name: value.item() for name, value in found.items()}
     assert set(last) == set(LOSS_NAMES)
     assert all(last[name] < 0.15 * first[name] for name in LOSS_NAMES), (first, last)
+
+
+def test_answers_cost_their_cross_entropy_and_captions_nothing() -> None:
+    """By hand: the mean over questions of log(1 + exp(other - own)) of the head's two logits."""
+    model, batch, config = pretraining(), drawn_batch(6), MvptrLossConfig(use=("qa",))
+    labels = torch.tensor([0, -1, 1, -1, 1, 0])
+    found = losses_of(model, batch._replace(answers=labels), config)
+    with torch.no_grad():
+        pooled = model.mvptr(batch.inputs)[1].pooled
+        logits = (pooled @ model.questions.weight.T + model.questions.bias).tolist()
+    terms = [math.log1p(math.exp(two[1 - own] - two[own])) for two, own in zip(logits, labels.tolist()) if own >= 0]
+    assert found == {"qa": pytest.approx(sum(terms) / 4, rel=1e-5)}
+    only = labels != -1
+    alone = batch._replace(
+        inputs=batch.inputs.take(only.nonzero()[:, 0]),
+        answers=labels[only],
+        draws=Draws(*(part[only] for part in batch.draws)),
+        **{name: getattr(batch, name)[only] for name in ("image_row", "sample")},
+    )
+    assert losses_of(model, alone, config) == pytest.approx(found, rel=1e-5)

@@ -14,8 +14,10 @@ from gloo_workers import run_workers
 from mvptr_data import learn, recipe_of, train_config, with_dropout
 
 from alignment.mvptr import checkpoints
-from alignment.mvptr.losses_config import MvptrLossConfig
+from alignment.mvptr.losses_config import LOSS_NAMES, MvptrLossConfig
+from alignment.mvptr.masking import MaskingConfig
 from alignment.mvptr.pair_recipe import MvptrPairRecipe
+from alignment.mvptr.recipe_config import MvptrTrainConfig, SplitConfig
 from alignment.mvptr.recipe_data import read_side, start_of
 from alignment.mvptr.two_step import PoolConfig
 from xmatch.errors import InputError
@@ -27,6 +29,21 @@ POOLS = PoolConfig(captions_per_image=10, images_per_caption=10)
 
 def made(folder: Path, task: str = "pretrain", count: int = 8, **changes: Any) -> MvptrPairRecipe:
     found = recipe_of(folder, train_config(folder, task, count, **changes))
+    assert isinstance(found, MvptrPairRecipe)
+    return found
+
+
+QUESTIONS = MvptrLossConfig(use=LOSS_NAMES)
+
+
+def question_config(folder: Path, count: int = 6, **changes: Any) -> MvptrTrainConfig:
+    split = SplitConfig(**mvptr_data.write_questions(folder, range(count)))
+    settings = {"losses": QUESTIONS, "train": split, "valid": split, "min_sentences": 0}
+    return train_config(folder, "pretrain", count, **(settings | changes))
+
+
+def with_questions(folder: Path, **changes: Any) -> MvptrPairRecipe:
+    found = recipe_of(folder, question_config(folder, **changes))
     assert isinstance(found, MvptrPairRecipe)
     return found
 
@@ -116,8 +133,9 @@ def test_two_stages_are_the_one_sided_losses_first(tmp_path: Path) -> None:
     assert set(joint.loss(model, joint.embed(model, batch), 0).parts) == names[2]
 
 
-def test_a_cached_step_is_the_whole_one(tmp_path: Path) -> None:
-    recipe = made(tmp_path, losses=MvptrLossConfig(wpg_negatives="hard"))
+@pytest.mark.parametrize("losses", [MvptrLossConfig(wpg_negatives="hard"), QUESTIONS])
+def test_a_cached_step_is_the_whole_one(tmp_path: Path, losses: MvptrLossConfig) -> None:
+    recipe = with_questions(tmp_path, losses=losses) if losses == QUESTIONS else made(tmp_path, losses=losses)
     gradients = []
     for config in (StepConfig(), StepConfig(cached_rows=3)):
         torch.manual_seed(0)
@@ -140,6 +158,7 @@ def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
         (str(folder), with_dropout(train_config(folder, "pretrain", losses=one)))
         for folder, one in zip(folders, losses, strict=True)
     ]
+    given.append((str(tmp_path / "qa"), with_dropout(question_config(tmp_path / "qa"))))
     alone = mvptr_data.worker_steps(given, 0, 1)
     for worker in run_workers(2, mvptr_data.worker_steps, given, tmp_path):
         for found, expected in zip(worker, alone, strict=True):
@@ -148,6 +167,85 @@ def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
             assert found["gradients"].keys() == expected["gradients"].keys()
             for name, gradient in expected["gradients"].items():
                 torch.testing.assert_close(found["gradients"][name], gradient, rtol=2e-3, atol=2e-5)
+
+
+def test_questions_are_read_with_answers_half_of_them_wrong(tmp_path: Path) -> None:
+    recipe = with_questions(tmp_path, masking=MaskingConfig(words=0.0, tags=0.0, phrases=0.0))
+    words, own = recipe.start.tokenizer, recipe.train.samples.column("answer").to_pylist()
+    assert own[:3] == [None, "a big dog", "a big dog"]
+    indices, wrong = np.arange(18), 0
+    for epoch in range(8):
+        rows = recipe.batch(indices, SampleKey(0, epoch))
+        for place, answer in enumerate(own):
+            segment = rows["token_type_ids_a"][place] == 1
+            read = words.decode(rows["input_ids_a"][place][segment])
+            assert rows["answers"][place] == (-1 if answer is None else int(read != answer)), (read, answer)
+            assert segment.any() == (answer is not None)
+        wrong += int((rows["answers"] == 1).sum())
+    assert 0.3 < wrong / (8 * 12) < 0.7
+    plain = recipe.train.batch(indices)  # what validation reads: the right ones
+    found = [words.decode(ids[types == 1]) for ids, types in zip(plain.input_ids_a, plain.token_type_ids_a)]
+    assert found == [answer or "" for answer in own]
+
+
+def test_masked_words_of_questions_and_answers_are_labelled(tmp_path: Path) -> None:
+    recipe, chosen = with_questions(tmp_path, masking=MaskingConfig(words=0.5, masked=0.0, random=0.0)), 0
+    for epoch in range(3):
+        rows = recipe.batch(np.arange(18), SampleKey(0, epoch))
+        is_word, is_answer = rows["words"] >= 0, rows["token_type_ids_a"] == 1
+        assert torch.equal(rows["words"][is_word], rows["input_ids_a"][is_word])
+        assert 0.2 < float(is_word[is_answer].float().mean()) < 0.8
+        chosen += int((is_word & ~is_answer).sum())
+        special = (rows["input_ids_a"] == 2) | (rows["input_ids_a"] == 3)
+        assert not (is_word & special).any()
+        index, places = rows["phrase_index"], torch.arange(is_word.shape[1])
+        assert not (is_word & (places >= index[:, :1]) & (places < index[:, 1:])).any()
+    assert chosen
+
+
+def test_with_questions_a_row_is_a_function_of_its_own_sample(tmp_path: Path) -> None:
+    recipe, key = with_questions(tmp_path), SampleKey(3, 1)
+    whole = dict(recipe.batch(np.arange(18), key))
+    for row in (0, 4, 17):
+        alone = recipe.batch(np.array([row]), key)
+        assert all(torch.equal(alone[name][0], whole[name][row]) for name in whole), row
+
+
+def test_right_and_wrong_answers_are_learnt_by_heart(tmp_path: Path) -> None:
+    unmasked = MaskingConfig(words=0.0, tags=0.0, phrases=0.0)
+    recipe = with_questions(tmp_path, losses=MvptrLossConfig(use=("qa",)), masking=unmasked)
+    model, found = learn(recipe, 150, lr=1e-3)
+    batch = recipe.batch(np.arange(18), SampleKey(0, 0))
+    assert {0, 1} <= set(batch["answers"].tolist())
+    assert found[-1] < 0.05 < 0.5 < found[0]
+    with torch.no_grad():
+        total = recipe.loss(model, recipe.embed(model, dict(batch) | {"answers": 1 - batch["answers"].clamp_min(0)}), 0)
+    assert total.parts["qa"] > 1.0  # it knows which are right
+
+
+def test_first_stages_and_other_losses_read_right_answers(tmp_path: Path) -> None:
+    staged = with_questions(tmp_path / "staged", schedule="two_stage", first_stage_epochs=1)
+    without = with_questions(tmp_path / "without", losses=MvptrLossConfig())
+    plain = staged.train.batch(np.arange(18))
+    for recipe in (staged, without):
+        rows = recipe.batch(np.arange(18), SampleKey(0, 0))
+        assert "answers" not in rows
+        assert torch.equal(rows["token_type_ids_a"], plain.token_type_ids_a)
+    assert staged.build_model().questions is not None and without.build_model().questions is None
+    model = staged.build_model()
+    parts = [
+        set(staged.loss(model, staged.embed(model, staged.batch(np.arange(18), SampleKey(0, epoch))), epoch).parts)
+        for epoch in (0, 1)
+    ]
+    assert parts == [{"mcr", "vsc"}, set(LOSS_NAMES)]
+
+
+def test_questions_that_cannot_be_learnt_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="train.arrow has 0 different answers"):
+        made(tmp_path / "captions", losses=QUESTIONS)
+    short = dataclasses.replace(mvptr_data.LENGTHS, text=4)
+    with pytest.raises(InputError, match="need lengths.text of 5 or more, got 4"):
+        with_questions(tmp_path / "short", lengths=short)
 
 
 def test_validation_gives_both_steps_and_the_pools_recall(tmp_path: Path) -> None:

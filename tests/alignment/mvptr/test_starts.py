@@ -50,6 +50,15 @@ def test_the_same_task_keeps_its_head() -> None:
     assert len(wider.classifier) == 3
 
 
+def test_a_head_of_another_form_begins_anew() -> None:
+    torch.manual_seed(5)
+    old = Saved(build(TINY, HeadConfig(task="vqa", outputs=3, vqa_from="pooled", classifier="mlp")), tiny_tokenizer())
+    sides = for_task(old, HeadConfig(task="vqa", outputs=3, vqa_from="pooled_and_sides", classifier="mlp"))
+    assert not torch.equal(sides.classifier[2].weight, old.model.classifier[2].weight)  # of one shape, and no half head
+    entailment = for_task(old, HeadConfig(task="classification", outputs=3, classifier="mlp"))
+    assert torch.equal(entailment.classifier[2].weight, old.model.classifier[2].weight)
+
+
 def test_encoders_of_another_size_are_refused() -> None:
     saved = Saved(build(TINY, HeadConfig()), tiny_tokenizer())
     with pytest.raises(InputError, match="has region_width 10, the new one 2054"):
@@ -75,6 +84,10 @@ def test_answers_begin_with_their_words() -> None:
         answers_from_words(pretrained, model, ["dog"])
     with pytest.raises(InputError, match="got vqa and vqa"):
         answers_from_words(pretrained._replace(model=model), model, ["dog"] * 3)
+    for form in ("pooled", "pooled_and_sides"):
+        other = for_task(pretrained, HeadConfig(task="vqa", outputs=3, vqa_from=form))
+        with pytest.raises(InputError, match=f"vqa_from={form} has no transform that the word head could begin"):
+            answers_from_words(pretrained, other, ["dog"] * 3)
 
 
 def test_a_bert_begins_every_encoder_and_phrases_begin_as_their_words(tmp_path: Path) -> None:

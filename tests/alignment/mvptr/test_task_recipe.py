@@ -13,13 +13,15 @@ import torch
 from gloo_workers import run_workers
 from mvptr_data import ANSWERS, learn, recipe_of, train_config, with_dropout
 
-from alignment.mvptr.heads import HeadConfig
+from alignment.mvptr.checkpoints import load
+from alignment.mvptr.heads import HeadConfig, VqaFrom
 from alignment.mvptr.pair_inputs import TagConfig
 from alignment.mvptr.recipe_start import read_model_answers
 from alignment.mvptr.task_recipe import MvptrTaskRecipe
 from alignment.mvptr.tasks import refexp
 from alignment.mvptr.tasks.outcomes import picked_box, task_figures
 from alignment.mvptr.tasks.predicting import task_scores
+from alignment.mvptr.tasks.refexp import WeakConfig
 from alignment.mvptr.tasks.targets import targets_of
 from xmatch.errors import InputError
 from xmatch.training.recipe import SampleKey
@@ -85,10 +87,13 @@ def test_training_texts_are_masked_and_validation_is_not(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
     given_ = [(str(tmp_path / task), with_dropout(train_config(tmp_path / task, task))) for task in TASKS]
+    for choice in ("other_image", "hard"):  # the same without boxes, where pairs of other rows are shared out
+        weak = {"supervision": "images", "weak": WeakConfig(negatives=choice)}
+        given_.append((str(tmp_path / choice), with_dropout(train_config(tmp_path / choice, "refexp", **weak))))
     alone = mvptr_data.worker_steps(given_, 0, 1)
     for worker in run_workers(2, mvptr_data.worker_steps, given_, tmp_path):
         for found, expected in zip(worker, alone, strict=True):
-            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4) and expected["loss"] > 0
             assert found["gradients"].keys() == expected["gradients"].keys()
             for name, gradient in expected["gradients"].items():
                 torch.testing.assert_close(found["gradients"][name], gradient, rtol=2e-3, atol=2e-5)
@@ -99,6 +104,10 @@ def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
     ("task", "changes", "lr"),
     [
         ("vqa", {}, 3e-3),
+        ("vqa", {"head": HeadConfig(vqa_from="pooled")}, 3e-3),
+        ("vqa", {"head": HeadConfig(vqa_from="pooled", classifier="mlp"), "answer_loss": "kl"}, 3e-3),
+        ("vqa", {"head": HeadConfig(vqa_from="pooled_and_sides")}, 3e-3),
+        ("vqa", {"head": HeadConfig(vqa_from="pooled_and_sides", classifier="mlp")}, 3e-3),
         ("vqa", {"answer_loss": "kl", "tags": TagConfig(beside_text="all")}, 3e-3),
         ("snli_ve", {}, 3e-3),
         ("refexp", {}, 3e-3),
@@ -174,6 +183,23 @@ def test_a_vqa_head_begins_with_the_word_head_and_keeps_its_answers(tmp_path: Pa
     assert read_model_answers(str(tmp_path / "model")) == ANSWERS
     with pytest.raises(InputError, match=r"has no answers.json"):
         read_model_answers(str(tmp_path / "start"))
+
+
+@pytest.mark.parametrize("vqa_from", ["pooled", "pooled_and_sides"])
+def test_other_heads_of_vqa_begin_with_the_encoders_alone_and_are_stored(tmp_path: Path, vqa_from: VqaFrom) -> None:
+    first = recipe_of(tmp_path / "first", train_config(tmp_path / "first", "pretrain"))
+    pretrained = first.build_model()
+    first.save_model(pretrained, str(tmp_path / "start"))
+    head = HeadConfig(vqa_from=vqa_from, classifier="mlp")
+    recipe = made(tmp_path / "vqa", "vqa", init_from=str(tmp_path / "start"), head=head)
+    model = recipe.build_model()
+    assert torch.equal(model.mvptr.text_projection, pretrained.mvptr.text_projection)
+    recipe.save_model(model, str(tmp_path / "model"))
+    again = load(str(tmp_path / "model")).model
+    assert again.head == dataclasses.replace(head, task="vqa", outputs=len(ANSWERS)) and type(again) is type(model)
+    inputs = recipe.train.batch([0, 3])
+    with torch.no_grad():
+        torch.testing.assert_close(again(inputs), model.eval()(inputs))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

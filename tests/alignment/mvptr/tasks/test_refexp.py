@@ -22,6 +22,16 @@ BOXES = arrays(np.float32, (3, 4), elements=st.floats(0, 64, width=16)).map(
 )
 
 
+def test_expressions_can_be_read_without_their_boxes(tmp_path: Path) -> None:
+    path = tmp_path / "ve_splits.json"
+    nameless = {name: value for name, value in RECORD.items() if name != "bbox"}
+    path.write_text(json.dumps({"train": [RECORD, nameless, {**RECORD, "bbox": "left"}]}))
+    found = refexp.read_expressions(str(path), "train", with_boxes=False)
+    assert [(one.text, one.image_id, one.box) for one in found] == [("the left dog", "42", None)] * 3
+    with pytest.raises(InputError, match="train row 1: expected 'bbox' to be list"):
+        refexp.read_expressions(str(path), "train")
+
+
 def test_overlaps_are_the_originals() -> None:
     case = golden("re_head")
     boxes = np.array(case["iou_boxes_xyxy"], np.float32)
