@@ -36,7 +36,7 @@ from raydeploy.connect import RayConfig
 from raydeploy.forecast import Fact, forecast_of
 from raydeploy.ledger import Ledger, run_hash
 from raydeploy.run import Plan, Report, Run, run_job
-from raydeploy.staging import image_tower_for_workers, place_for_workers
+from raydeploy.staging import file_for_workers, image_tower_for_workers, place_for_workers
 from raydeploy.streams import run_shards
 from vokenize.original_vokens import best_images
 from vokenize.voken_files import read_voken_shard
@@ -246,14 +246,19 @@ def detector_identity(detector: DetectorConfig) -> dict[str, Any]:
 
 
 def for_workers(config: ExtractRegionsConfig) -> DetectorConfig:
-    """The detector as workers shall load it."""
-    detector = config.detector
-    if detector.kind == "transformers":
-        place = place_for_workers(detector.model, "model", config.output, config.staging)
-        return dataclasses.replace(detector, model=place)
+    """The detector as workers shall load it: its files staged where other machines may read."""
+    detector, model = config.detector, config.detector.model
     if detector.kind == "grid":
-        return dataclasses.replace(detector, model=image_tower_for_workers(grid_tower(detector), config.output).name)
-    return detector
+        tower = image_tower_for_workers(grid_tower(detector), config.output)
+        return dataclasses.replace(detector, model=tower.name, weights=tower.weights)
+    given = (config.output, config.staging)
+    if detector.kind == "transformers":
+        model = place_for_workers(model, "model", *given)
+    elif detector.kind == "torchscript":
+        model = file_for_workers(model, *given)
+    weights = file_for_workers(weights_file(detector.weights), *given) if detector.weights else ""
+    names = file_for_workers(detector.names, *given) if detector.names else ""
+    return dataclasses.replace(detector, model=model, weights=weights, names=names)
 
 
 def body(config: ExtractRegionsConfig, run: Run) -> Report:

@@ -9,7 +9,7 @@ from raydeploy.environment import joins_a_cluster
 from xmatch.data import files
 from xmatch.models.dual_encoder_config import DualEncoderConfig
 from xmatch.models.hub import Kind
-from xmatch.models.staging import content_hash, content_of, is_staged, local_folder, stage
+from xmatch.models.staging import content_hash, content_of, is_staged, local_folder, stage, stage_file
 from xmatch.models.towers.image import ImageTowerConfig
 from xmatch.models.towers.text import TextTowerConfig
 from xmatch.models.towers.timm_backbones import hub_name
@@ -34,10 +34,26 @@ def place_for_workers(name: str, kind: Kind, output: str, staging: str = "") -> 
         InputError: there is no such model or tokenizer, or the place cannot be written.
     """
     is_shared = files.is_uri(name) and is_staged(name)
-    is_here = os.path.isdir(name) and not files.is_uri(output) and not joins_a_cluster()
-    if is_shared or (is_here and not staging):
+    if is_shared or (os.path.isdir(name) and not staging and _is_one_machine(output)):
         return name
     return stage(local_folder(name, kind), kind, staging or files.join(output, STAGED))
+
+
+def file_for_workers(path: str, output: str, staging: str = "") -> str:
+    """A single file, such as weights or names of classes, as workers shall open it (`staging.opened_file`).
+
+    A local one is staged, as `place_for_workers` has it. A URI is given as it is.
+
+    Raises:
+        InputError: it is not there, or the place cannot be written.
+    """
+    if files.is_uri(path) or (not staging and _is_one_machine(output)):
+        return path
+    return stage_file(path, staging or files.join(output, STAGED))
+
+
+def _is_one_machine(output: str) -> bool:
+    return not files.is_uri(output) and not joins_a_cluster()
 
 
 def tokenizer_identity(name: str) -> str:
@@ -52,12 +68,15 @@ def tokenizer_identity(name: str) -> str:
 
 
 def image_tower_for_workers(tower: ImageTowerConfig, output: str) -> ImageTowerConfig:
-    """A tower as workers shall load it; weights that come neither from the hub nor from a folder stay as they are.
+    """A tower as workers shall load it.
 
     Raises:
-        InputError: the hub does not give it.
+        InputError: the hub does not give it, or its file of weights is not there.
     """
     is_loaded = tower.weights == "pretrained"
+    if tower.weights not in ("pretrained", "none"):
+        place = file_for_workers(tower.weights, output)
+        return tower if place == tower.weights else replace(tower, weights=place)
     if tower.kind not in ("timm", "clip") or (tower.kind == "timm" and not is_loaded):
         return tower
     name = tower.name

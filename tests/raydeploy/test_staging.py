@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from hub_cache import fill_hub_cache
 from huggingface_hub import constants
 from toy_steps import read_range, shards
@@ -19,6 +20,7 @@ from vokenize.tokens import TokenizeLines
 from xmatch.data import files
 from xmatch.data.steps import StepOutput, no_quarantine
 from xmatch.data.text_lines import LineReader, LineSource, plan_line_shards
+from xmatch.errors import InputError
 from xmatch.models import hub
 from xmatch.models.towers.image import ImageTower, ImageTowerConfig
 from xmatch.models.towers.text import TextTower, TextTowerConfig
@@ -87,7 +89,6 @@ def test_workers_need_neither_the_folder_nor_the_cache(ray_here, tmp_path: Path,
 
 def test_towers_of_the_hub_are_staged_and_give_the_same_features(tmp_path: Path, hub_name: str, monkeypatch) -> None:
     import timm
-    import torch
     from timm.models import save_for_hf
     from transformers import BertConfig, BertModel
 
@@ -120,3 +121,29 @@ def test_weights_that_timm_itself_has_cached_are_left_to_it(tmp_path: Path, hub_
     fill_hub_cache(tmp_path / "home", "timm/test_resnet.r160_in1k", str(tmp_path / "timm"))
     tower = ImageTowerConfig(name="test_resnet.r160_in1k")
     assert staging.image_tower_for_workers(tower, str(tmp_path / "run")) is tower
+
+
+def test_a_file_of_weights_is_staged_where_other_machines_may_read(tmp_path: Path, monkeypatch) -> None:
+    import timm
+
+    backbone = timm.create_model("test_resnet.r160_in1k").eval()
+    torch.save(backbone.state_dict(), tmp_path / "weights.pth")
+    tower = ImageTowerConfig(
+        name="test_resnet.r160_in1k", weights=str(tmp_path / "weights.pth"), image_size=32, resize=36
+    )
+    pixels, direct = torch.rand(2, 3, 32, 32), ImageTower(tower)
+    assert staging.image_tower_for_workers(tower, str(tmp_path / "run")) is tower
+    monkeypatch.setattr(staging, "joins_a_cluster", lambda: True)
+    place = staging.image_tower_for_workers(tower, str(tmp_path / "run"))
+    assert Path(place.weights).parent == tmp_path / "run" / "models"
+    Path(tower.weights).unlink()
+    assert torch.equal(ImageTower(place)(pixels), direct(pixels))
+    Path(place.weights, "weights.pth").write_bytes(b"other")
+    with pytest.raises(InputError, match="was changed since it was staged"):
+        ImageTower(place)
+
+
+def test_a_file_at_a_uri_or_that_is_not_there(tmp_path: Path) -> None:
+    assert staging.file_for_workers("s3://bucket/w.pth", str(tmp_path)) == "s3://bucket/w.pth"
+    with pytest.raises(InputError, match=r"w\.pth' does not exist"):
+        staging.file_for_workers(str(tmp_path / "w.pth"), "s3://bucket/run")

@@ -71,7 +71,22 @@ def stage(folder: str, kind: Kind, below: str) -> str:
     Raises:
         InputError: it is not whole, changes while it is read, or the place cannot be written.
     """
-    content = content_of(folder, kind)
+    return _staged(folder, content_of(folder, kind), below)
+
+
+def stage_file(path: str, below: str) -> str:
+    """Copy one local file, such as weights without a model's folder, into a staged folder of its own; that folder.
+
+    Raises:
+        InputError: it is not there, changes while it is read, or the place cannot be written.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"{path!r} does not exist; expected a file there.")
+    folder, name = os.path.split(os.path.abspath(path))
+    return _staged(folder, {name: FileFacts(*files.size_and_sha256(path))}, below)
+
+
+def _staged(folder: str, content: Content, below: str) -> str:
     place = files.join(below, content_hash(content))
     sizes = {name: facts.bytes for name, facts in content.items()} | {LISTING: len(_listing(content))}
     if sizes.items() <= files.sizes(place).items():
@@ -113,6 +128,20 @@ def opened(place: str) -> str:
         return _fetched(place, content)
     _require_whole(place, content)
     return place
+
+
+def opened_file(place: str) -> str:
+    """The file on this machine of a staged folder of one file, checked; any other name as it is.
+
+    Raises:
+        InputError: it has other content than it was staged with, or the folder has several.
+    """
+    if not is_staged(place):
+        return place
+    names = sorted(_read_listing(place))
+    if len(names) != 1:
+        raise InputError(f"{place!r} has the files {', '.join(names)}; expected one.")
+    return os.path.join(opened(place), names[0])
 
 
 def _listing(content: Mapping[str, FileFacts]) -> bytes:

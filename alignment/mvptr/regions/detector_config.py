@@ -11,6 +11,7 @@ from PIL import Image
 from alignment.mvptr.regions.selection import Candidates
 from xmatch.data import files
 from xmatch.errors import InputError
+from xmatch.models.staging import opened_file
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -85,6 +86,7 @@ def weights_file(place: str) -> str:
     Raises:
         InputError: the folder has none, or several.
     """
+    place = opened_file(place)
     if not files.is_folder(place):
         return place
     found = [path for path in files.list_files(place) if path.endswith(WEIGHT_SUFFIXES)]
@@ -99,6 +101,7 @@ def read_names(path: str) -> list[str]:
     Raises:
         InputError: the file has none of the forms.
     """
+    path = opened_file(path)
     if not path.endswith(".json"):
         return files.read_text(path).splitlines()
     content = files.read_json(path)

@@ -15,6 +15,7 @@ from alignment.mvptr.regions.detector_config import DetectorConfig, read_names
 from alignment.mvptr.regions.selection import Candidates
 from xmatch.data import files
 from xmatch.errors import InputError
+from xmatch.models.staging import opened_file
 
 VINVL_SIZES = (600, 1000)
 """Pixels of the shorter side, and of the longer at most, that VinVL's detector sees."""
@@ -34,7 +35,7 @@ class TorchScriptDetector:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # torch would have it exported otherwise: too late here
-                self.program = load(files.local_copy(config.model), map_location=device).eval()
+                self.program = load(files.local_copy(opened_file(config.model)), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
             raise InputError(f"{config.model!r} is no TorchScript file: {str(error).splitlines()[0]}") from error
         self.place, self.device, self.width = config.model, device, config.width

@@ -16,7 +16,17 @@ from xmatch import DualEncoder
 from xmatch.errors import InputError
 from xmatch.models import staging
 from xmatch.models.checkpoints import model_hash
-from xmatch.models.staging import LISTING, content_hash, content_of, is_staged, local_folder, opened, stage
+from xmatch.models.staging import (
+    LISTING,
+    content_hash,
+    content_of,
+    is_staged,
+    local_folder,
+    opened,
+    opened_file,
+    stage,
+    stage_file,
+)
 
 NAMES = st.sampled_from(["config.json", "vocab.txt", "a.safetensors", "b.safetensors", "spiece.model"])
 PICKLES = ("pytorch_model.bin", "training_args.pt", "x.pkl", "weights.pth", "code.py")
@@ -158,3 +168,15 @@ def test_content_hash_tells_names_apart(tmp_path: Path) -> None:
     one = content_of(fill(tmp_path / "1", {"a.json": b"x"}), "tokenizer")
     other = content_of(fill(tmp_path / "2", {"b.json": b"x"}), "tokenizer")
     assert content_hash(one) != content_hash(other)
+
+
+def test_a_single_file_is_staged_and_opened(tmp_path: Path, copies: Path, tiny_model: str) -> None:
+    (tmp_path / "names.json").write_text("[]")
+    place = stage_file(str(tmp_path / "names.json"), str(tmp_path / "shared"))
+    assert is_staged(place) and stage_file(str(tmp_path / "names.json"), str(tmp_path / "shared")) == place
+    for shown in (place, f"file://{place}"):
+        assert Path(opened_file(shown)).read_text() == "[]" and opened_file(shown).endswith("/names.json")
+    assert opened_file("plain.json") == "plain.json"
+    several = stage(tiny_model, "model", str(tmp_path / "shared"))
+    with pytest.raises(InputError, match="expected one"):
+        opened_file(several)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from xmatch.data import files
 from xmatch.errors import InputError
+from xmatch.models.staging import opened_file
 
 State = dict[str, torch.Tensor]
 
@@ -40,12 +41,13 @@ def read_checkpoint(path: str, allowed: Sequence[type] = ()) -> Any:
     """What `torch.save` or safetensors wrote: tensors, plain values and containers, never code.
 
     Args:
-        path: local file or URI.
+        path: local file, URI or staged folder of one file.
         allowed: plain classes that the file may hold besides.
 
     Raises:
         InputError: it is not there, is a TorchScript archive, is damaged, or asks for any other class.
     """
+    path = opened_file(path)
     local = files.local_copy(path)
     if not os.path.isfile(local):
         raise InputError(f"weights {path!r} do not exist; give a .pth, .pt or .safetensors file.")
@@ -166,6 +168,7 @@ def require_same(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.T
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape of a tensor, where (1,) is the same as ()."""
     return () if tensor.shape == (1,) else tuple(tensor.shape)
 
 

@@ -18,6 +18,7 @@ from alignment.mvptr.regions.selection import Candidates
 from alignment.mvptr.regions.torchscript_detector import VINVL_MEAN_BGR, vinvl_size
 from alignment.mvptr.regions.torchvision_detector import TorchvisionDetector
 from xmatch.errors import InputError
+from xmatch.models.staging import stage_file
 
 CPU = torch.device("cpu")
 
@@ -120,6 +121,9 @@ def test_torchscript_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
     image = Image.new("RGB", (80, 50), (10, 20, 30))
     (found,) = detector([image])
     assert found.boxes.tolist() == [[0, 0, 80, 50], [0, 0, 40, 12.5]] and found.labels.tolist() == [1, 3]
+    staged = [stage_file(place, str(tmp_path / "shared")) for place in (path, settings["names"])]
+    moved = {**settings, "model": staged[0], "names": staged[1], "trust_torchscript": True}
+    assert load_detector(DetectorConfig(**moved), "cpu")([image])[0].boxes.equal(found.boxes)
     expected = np.array([30, 20, 10]) - VINVL_MEAN_BGR  # blue first
     np.testing.assert_allclose(found.features[0], expected, atol=1e-3)
     with pytest.raises(InputError, match="expected features 2048 wide"):
