@@ -52,7 +52,7 @@ def embeddings(images: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def argsort_ranks(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """1-based ranks by a full descending sort per query, and a search for each true match in it."""
+    """1-based ranks (of shape (N,), (5N,)) from scores (N, 5N): a full sort per query, where each match is sought."""
     images = len(scores)
     by_image, by_caption = np.empty(images, np.int64), np.empty(images * CAPTIONS, np.int64)
     for image in range(images):
@@ -67,7 +67,7 @@ def argsort_ranks(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loop_ranks(image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """1-based ranks by a product and a full descending sort per query."""
+    """1-based ranks (of shape (N,), (5N,)) from vectors (N, D), (5N, D): a product and a full sort per query."""
     images = len(image)
     by_image, by_caption = np.empty(images, np.int64), np.empty(images * CAPTIONS, np.int64)
     for row in range(images):

@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def print_encoder(model: DualEncoder, precision: Precision, ids: np.ndarray, lengths: np.ndarray, rounds: int) -> None:
-    """Rate of the tower, and the multiplications and additions of a token."""
+    """Rate of the tower over `ids`, of shape (T,), and the multiplications and additions of a token."""
     encoder = DualEncoderText(model, 4096, precision)
     weights = sum(p.numel() for name, p in model.text_tower.named_parameters() if "embeddings" not in name)
     seconds = least(rounds, lambda: list(encoder.encode(ids, lengths)))

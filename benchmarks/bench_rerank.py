@@ -43,6 +43,7 @@ NEAR = 1e-5
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Random unit vectors (..., D) float32 of this shape."""
     rows = rng.standard_normal(shape, dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows
@@ -197,6 +198,7 @@ def measure_rounds(arguments: argparse.Namespace) -> None:
 
 
 def turned(lists: dict[str, Lists], way: str, other: str, k: int) -> np.ndarray:
+    """Rows (Q, K) of one direction's lists, in the order that the other direction gives them."""
     return lists[way].ordered(bidirectional_order(lists[way].rows, lists[other].rows, k)).rows
 
 

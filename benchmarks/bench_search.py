@@ -51,6 +51,7 @@ Rival = Callable[[np.ndarray, int], object]
 
 
 def faiss_flat(keys: np.ndarray, threads: int) -> Rival:
+    """The flat index over keys (N, D), held on its BLAS path."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -61,6 +62,8 @@ def faiss_flat(keys: np.ndarray, threads: int) -> Rival:
 
 
 def numpy_flat(keys: np.ndarray, threads: int) -> Rival:
+    """Products with keys (N, D) and a partial sort."""
+
     def search(queries: np.ndarray, k: int) -> object:
         for start in range(0, len(queries), 256):
             scores = queries[start : start + 256] @ keys.T
@@ -86,6 +89,7 @@ def torch_flat(dtype: torch.dtype) -> Callable[[np.ndarray, int], Rival]:
 
 
 def usearch_exact(keys: np.ndarray, threads: int) -> Rival:
+    """Exact search over keys (N, D) by usearch."""
     from usearch.index import MetricKind, search
 
     return lambda queries, k: search(keys, queries, k, MetricKind.IP, exact=True, threads=threads)
@@ -101,7 +105,7 @@ RIVALS: dict[str, Callable[[np.ndarray, int], Rival]] = {
 
 
 def exact_searcher(name: str, keys: np.ndarray, threads: int) -> Searcher:
-    """One of ours; `portable` is what `auto` takes without the extension."""
+    """One of ours over keys (N, D); `portable` is what `auto` takes without the extension."""
     if name != "portable":
         return build_searcher(keys, name.removesuffix("_certified"), threads)
     with mock.patch.object(native_backend, "instruction_sets", lambda kind: ()):

@@ -68,6 +68,7 @@ Search = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def unit_rows(seed: int, count: int, width: int, device: str) -> torch.Tensor:
+    """Random unit rows (N, D) float32 on the device."""
     generator = torch.Generator(device).manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(count, width, generator=generator, device=device))
 
@@ -227,6 +228,7 @@ def row_of(
     peak: float,
     device: str,
 ) -> str:
+    """A row of the table; `answer` and `exact` are rows of keys (Q, k)."""
     row = [":".join(map(str, cell)), name]
     if device == "cpu":
         row += ["-", "-", "-", "-"]

@@ -51,6 +51,7 @@ class Vectors(NamedTuple):
 
 
 def unit(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
+    """Random unit rows (N, D) float32."""
     rows = rng.standard_normal((count, width), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
@@ -101,7 +102,7 @@ def best_rows(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def differing(found: SearchResult, scores: np.ndarray, lists: np.ndarray, error: float) -> int:
-    """Queries whose lists differ; stops if one does by more than rounding."""
+    """Queries whose lists (Q, k) differ; stops if one does by more than rounding."""
     rows = np.arange(len(lists))[:, None]
     gaps = np.abs(scores[rows, found.ids] - scores[rows, lists])
     if gaps.max() > error:

@@ -51,6 +51,7 @@ class Cell(NamedTuple):
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows (N, D) at unit length, float32."""
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -82,7 +83,7 @@ def make_rows(bank: Bank, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def token_embeddings(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of tokens in context by the example matcher: of the example sentences, joined in pairs."""
+    """Embeddings (N, D) and (4096, D) of tokens in context by the example matcher: of example sentences, in pairs."""
     model = DualEncoder.from_pretrained(str(EXAMPLES / "matcher")).eval()
     lines = (EXAMPLES / "text" / "sentences.txt").read_text().splitlines()
     encoder = DualEncoderText(model, tokens_per_batch=4096)

@@ -124,7 +124,7 @@ class SearchShard:
         self.seconds: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
     def search(self, queries: npt.NDArray[np.float32], k: int) -> SearchResult:
-        """The k best of this shard."""
+        """The k best of this shard's keys for queries (Q, D)."""
         searcher = self._opened()
         started = time.perf_counter()
         found = searcher.search(queries, k)

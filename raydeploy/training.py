@@ -157,7 +157,7 @@ class _Batches(torch.utils.data.Dataset[Rows]):
 
 
 def _fill_up(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """`count` rows: the given ones, and the last of them again where there are fewer."""
+    """`count` rows (count, ...) of rows (n, ...): the given ones, and the last of them again where there are fewer."""
     missing = count - len(rows)
     return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 
 def counts_of(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """(rows,) int64, the length of each list; 0 where it is null."""
+    """The length of each list, int64 of shape (rows,); 0 where it is null."""
     lengths: npt.NDArray[np.int64] = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
     return lengths
 
 
 def values_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """All lists of a column end to end, in their own dtype."""
+    """All lists of a column end to end, in their own dtype, of shape (values,)."""
     flat: npt.NDArray[Any] = pc.list_flatten(column).to_numpy()
     return flat
 
@@ -29,7 +29,7 @@ def list_column(
     """A column of lists.
 
     Args:
-        values: all lists end to end.
+        values: all lists end to end, of shape (values,).
         counts: (rows,) their lengths; 0 where null.
         nulls: (rows,) which rows are null rather than empty.
         kind: type of the column.

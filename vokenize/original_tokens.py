@@ -115,7 +115,7 @@ def read_original_tokens(prefix: str, unit: Literal["line", "sent"] = "line") ->
 
 
 def read_dataset(path: str, name: str) -> npt.NDArray[np.int32]:
-    """A one-dimensional dataset of whole numbers of an HDF5 file, as int32.
+    """A one-dimensional dataset of whole numbers of an HDF5 file, as int32 of shape (N,).
 
     Raises:
         InputError: the file is missing or corrupt, has no such dataset, or it holds other numbers than int32 can.
@@ -135,6 +135,7 @@ def read_dataset(path: str, name: str) -> npt.NDArray[np.int32]:
 
 
 def _as_int32(data: Any, path: str, name: str) -> npt.NDArray[np.int32]:
+    """A dataset of whole numbers as int32, in its own shape."""
     if not np.issubdtype(data.dtype, np.integer):
         raise InputError(
             f"{path!r}: dataset {name!r} is {data.dtype}; expected whole numbers, int32 as the original's."
@@ -211,7 +212,7 @@ def load_sentencizer() -> Any:
 
 
 def sentence_offsets(lines: npt.NDArray[np.int64], tokens: Sequence[str], sentencizer: Any) -> list[int]:
-    """Contents of .sent from .line: cumulative offsets of sentences, beginning with 0."""
+    """Contents of .sent from .line, of shape (L + 1,): cumulative offsets of sentences, beginning with 0."""
     offsets = [0]
     for start, stop in zip(lines, lines[1:], strict=False):
         for length in sentence_lengths(tokens[start:stop], sentencizer):

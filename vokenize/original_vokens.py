@@ -110,7 +110,7 @@ def import_vokens(base: str, num_tokens: int) -> tuple[npt.NDArray[np.int32], li
     """The originals' voken files, checked against each other.
 
     Returns:
-        (tokens,) int32 vokens, and the universal ids they index.
+        Vokens, int32 of shape (num_tokens,), and the universal ids they index.
 
     Raises:
         InputError: a file is missing or corrupt, the counts differ, or a voken is out of range.

@@ -53,7 +53,7 @@ class PairCounts:
             self._folder.cleanup()
 
     def add(self, types: npt.NDArray[np.integer], images: npt.NDArray[np.integer]) -> None:
-        """Count pairs, (n,) each."""
+        """Count pairs, both arrays of shape (n,)."""
         keys, counts = np.unique(types.astype(np.int64) * self.images + images, return_counts=True)
         self._held.append((keys, counts.astype(np.int64)))
         self._held_pairs += len(keys)

@@ -114,7 +114,7 @@ class Retokenize:
 
 
 def without_tokens(table: pa.Table, lines: npt.NDArray[np.bool_]) -> pa.Table:
-    """A table of TOKEN_SCHEMA whose lists are null in some lines, (rows,) bool."""
+    """A table of TOKEN_SCHEMA whose lists are null in some lines, bool of shape (rows,)."""
     if not lines.any():
         return table
     columns = [
@@ -252,6 +252,7 @@ def move(rows: pa.Table, taken: Int64, info: Mapping[str, Any]) -> pa.Table:
 
 
 def _piece_lengths(rows: pa.Table, taken: Int64, old_counts: Int64) -> pa.Array:
+    """How many new tokens each piece has; `taken` of shape (M,) says after which old one each takes."""
     pieces = rows.column("piece_lengths")
     per_line, lengths = counts_of(pieces), values_of(pieces).astype(np.int64)
     line = np.repeat(np.arange(len(rows)), per_line)

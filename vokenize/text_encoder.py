@@ -110,9 +110,11 @@ class DualEncoderText:
             return found.reshape(count * width, -1)[self._place(own)].float(), whole.float()
 
     def _place(self, array: Int64) -> torch.Tensor:
+        """An array of any shape on the model's device."""
         return torch.from_numpy(array).to(self.model.device, non_blocking=True)
 
 
 def _array(parts: list[torch.Tensor]) -> Float32:
+    """Parts of a group, (n, D) each, end to end on the CPU."""
     found: Float32 = torch.cat(parts).cpu().numpy()
     return found

@@ -275,6 +275,7 @@ def _identity(folder: str) -> dict[str, Any]:
 
 
 def _original_parts(tokens: OriginalTokens, vokens: npt.NDArray[np.int32], level: str) -> Iterator[Part]:
+    """Parts of an original's files, whose vokens, of shape (n,), are one a token at either level."""
     offsets = tokens.offsets
     for first in range(0, len(offsets) - 1, LINES_PER_PART):
         bounds = offsets[first : first + LINES_PER_PART + 1]

@@ -279,7 +279,7 @@ def vokenize_rows(
 def _column(
     found: npt.NDArray[Any] | None, places: Int64, counts: Int64, empty: npt.NDArray[np.bool_], kind: pa.DataType
 ) -> pa.Array:
-    """(…, k) results at `places`, as one list a line; nulls throughout where there are none."""
+    """Results (R, k) at `places`, as one list a line; nulls throughout where there are none."""
     if found is None:
         return pa.nulls(len(counts), kind)
     flat = found[places].astype(kind.value_type.to_pandas_dtype()).reshape(-1)

@@ -48,6 +48,7 @@ class _ImageStep:
         self.seconds: dict[str, float] = {}
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) to (B, D), or (B, K, D) of several vectors an image."""
         raise AssertionError("a step of its own kind forwards")
 
     def _tower(self) -> ImageTower:
@@ -114,6 +115,7 @@ class _ImageStep:
         raise AssertionError("a step of its own kind knows its shape")
 
     def _table(self, ids: list[str], uris: list[str | None], vectors: list[npt.NDArray[np.floating]]) -> pa.Table:
+        """Rows of vectors (B, V, K, D), batch by batch."""
         cells, width = self._shape()
         count = max(1, cells)
         stacked = np.concatenate(vectors) if vectors else np.zeros((0, len(self.views), count, width), self.dtype)
@@ -184,12 +186,14 @@ class EmbedImages(_ImageStep):
         return self._encoder().image_tower
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) to embeddings (B, E) or (B, V, E)."""
         model = self._encoder()
         features = model.image_features(pixels.to(self.precision)).float()
         positions = model.grid_positions(features) if model.needs_positions else None
         return model.image_embeddings_from_features(features, None, positions)
 
     def _table(self, ids: list[str], uris: list[str | None], vectors: list[npt.NDArray[np.floating]]) -> pa.Table:
+        """Rows of embeddings (B, 1, V, E), batch by batch."""
         empty = np.zeros((0, *self._encoder().image_shape), self.dtype)
         stacked = np.concatenate([found.reshape(-1, *empty.shape[1:]) for found in (empty, *vectors)])
         return embedding_rows(ids, stacked, uris)
@@ -245,7 +249,7 @@ class EmbedRegions:
 
 
 def _encoded(model: DualEncoder, sets: FeatureSets, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Embeddings of chosen sets in one forward pass."""
+    """Embeddings (B, E) or (B, V, E) of chosen sets in one forward pass."""
     features, mask = sets.take(chosen)
     if not model.image_tower.gives_sets:
         return model.encode_features(features[:, 0], None, len(chosen))
@@ -283,6 +287,7 @@ class ImageFeatures(_ImageStep):
         return self._loaded
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) to features (B, C) or (B, K, C)."""
         features: torch.Tensor = self._tower()(pixels)
         return features
 

@@ -36,7 +36,7 @@ class CaptionedImages(NamedTuple):
 
     @classmethod
     def of(cls, captions: CaptionSet, spans: npt.NDArray[np.int32] | None) -> CaptionedImages:
-        """A split with the entities that were chosen of it; None: no caption has any."""
+        """A split with the entities that were chosen of it, spans (M, P, 2); None: no caption has any."""
         if spans is None:
             spans = np.full((len(captions.captions), 0, 2), -1, np.int32)
         return cls(captions.captions, captions.caption_image, captions.image_ids, captions.image_paths, spans)

@@ -70,6 +70,7 @@ class GroundedInputs:
         }
 
     def _painted(self, row: int, key: SampleKey) -> torch.Tensor | None:
+        """The sample's own image (3, H, W), painted; None where nothing can be painted over."""
         own, draw = self.choices.own, np.random.default_rng((key.seed, key.epoch, row, 2))
         boxes = self.choices.draw(row, draw)
         if not boxes and self.has_square:

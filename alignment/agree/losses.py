@@ -143,7 +143,7 @@ def agree_losses(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConf
     """The losses in use, each a scalar without its weight (golden `agree_losses`).
 
     Args:
-        rows: the embeddings of all rows that are each other's negatives.
+        rows: the embeddings, (B, D) and (B, P, D), of all rows that are each other's negatives.
         logit_scale: factor from scores to logits, a scalar.
         config: which losses, and how they count.
     """
@@ -151,7 +151,7 @@ def agree_losses(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConf
 
 
 def weighted_total(values: Mapping[str, torch.Tensor], config: AgreeLossConfig) -> torch.Tensor:
-    """The sum of the losses in use, each times its weight."""
+    """The sum of the losses in use, scalars of shape (), each times its weight."""
     return torch.stack([config.weight(name) * values[name] for name in config.active]).sum()
 
 
@@ -209,7 +209,7 @@ def held_entities(keys: torch.Tensor, valid: torch.Tensor, same_entity: Negative
 
 
 def one_workers_gradient(embeddings: torch.Tensor, workers: int) -> torch.Tensor:
-    """The same values, with 1 / `workers` of the gradient.
+    """The same values, of any shape, with 1 / `workers` of the gradient.
 
     All workers compute one loss of the same rows, so what the original's gather leaves out, the gradients that the
     other workers have for one's own rows, are copies of one's own.
@@ -219,10 +219,12 @@ def one_workers_gradient(embeddings: torch.Tensor, workers: int) -> torch.Tensor
 
 
 def _contrastive(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConfig) -> torch.Tensor:
+    """InfoNCE of texts and images (B, D)."""
     return info_nce(rows.text, rows.image, logit_scale, _same(rows.image_rows, config.same_image))
 
 
 def _prompt(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConfig) -> torch.Tensor:
+    """InfoNCE of images (B, D) and prompts (B, P, D)."""
     slots = _there(rows.slots)
     held = held_entities(slots.keys, slots.valid, config.same_entity)
     same = _same(rows.image_rows, config.same_image) | held
@@ -230,13 +232,14 @@ def _prompt(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConfig) -
 
 
 def _text_mask(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConfig) -> torch.Tensor:
+    """Hinge of masked captions (B, P, D) against whole ones (B, D), both scored with their image."""
     slots = _there(rows.slots)
     whole, masked = _dot(rows.image, rows.text)[:, None], _dot(rows.image[:, None], _there(slots.masked))
     return _reduced(mask_hinge(whole, masked, slots.valid), logit_scale, config, len(rows.image))
 
 
 def _visual(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConfig) -> torch.Tensor:
-    """InfoNCE over the pairs that are there; zero where there is none."""
+    """InfoNCE over the pairs (B, D) that are there; zero where there is none."""
     objects = _there(rows.objects)
     kept = objects.valid.nonzero().flatten()
     if not len(kept):
@@ -246,12 +249,14 @@ def _visual(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConfig) -
 
 
 def _visual_mask(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConfig) -> torch.Tensor:
+    """Hinge of painted images (B, D) against whole ones, both scored with the prompt of the object."""
     objects = _there(rows.objects)
     whole, masked = (_dot(image, objects.prompt) for image in (objects.image, _there(objects.masked)))
     return _reduced(mask_hinge(whole, masked, objects.valid), logit_scale, config, len(rows.image))
 
 
 def _grounded_mask(rows: Aligned, logit_scale: torch.Tensor, config: AgreeLossConfig) -> torch.Tensor:
+    """Hinge of painted images (B, D) against whole ones, both scored with their caption."""
     grounded = _there(rows.grounded)
     whole, masked = (_dot(image, rows.text) for image in (rows.image, grounded.image))
     return _reduced(mask_hinge(whole, masked, grounded.valid), logit_scale, config, len(rows.image))
@@ -268,7 +273,7 @@ LOSSES: dict[LossName, Callable[[Aligned, torch.Tensor, AgreeLossConfig], torch.
 
 
 def _reduced(total: torch.Tensor, logit_scale: torch.Tensor, config: AgreeLossConfig, batch: int) -> torch.Tensor:
-    """A summed mask loss as the configuration wants it.
+    """A summed mask loss, a scalar of shape (), as the configuration wants it.
 
     The original computes scores times the logit scale without a graph and divides by the logit scale with one: its
     gradient by the logarithm of the scale is minus the value.
@@ -281,6 +286,7 @@ def _reduced(total: torch.Tensor, logit_scale: torch.Tensor, config: AgreeLossCo
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Inner products of vectors, (..., D) and (..., D) to (...)."""
     return (one * other).sum(-1)
 
 

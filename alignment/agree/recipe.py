@@ -172,7 +172,10 @@ class AgreeRecipe:
         return self.matching.parameter_groups(model)
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """Captions and images, and what the losses in use take; a function of (key, indices), row by row."""
+        """Captions and images at `indices`, of shape (B,), and what the losses in use take.
+
+        A function of (key, indices), row by row.
+        """
         rows = {**self.matching.batch(indices, key), "sample": torch.from_numpy(indices.copy())}
         places = [int(index) for index in indices]
         if self.slots is not None:
@@ -183,7 +186,7 @@ class AgreeRecipe:
         return rows
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """Embeddings of captions, images, prompts, masked captions and painted images."""
+        """Embeddings of captions, images and painted images (B, D), of prompts and masked captions (B, P, D)."""
         assert isinstance(model, DualEncoder)
         rows = self.matching.embed(model, batch)
         for part in (self.slots, self.objects, self.grounded):
@@ -226,7 +229,7 @@ def chosen_spans(
 
 
 def aligned_rows(rows: Mapping[str, torch.Tensor]) -> Aligned:
-    """Embeddings by name as the losses take them."""
+    """Embeddings by name, (B, D) or (B, P, D), as the losses take them."""
     slots = objects = grounded = None
     if "slot_valid" in rows:
         slots = Slots(rows.get("prompts"), rows.get("masked"), rows["slot_valid"], rows["slot_keys"])

@@ -134,13 +134,16 @@ def embed_slots(
 
 
 def chosen_rows(valid: torch.Tensor) -> torch.Tensor:
-    """Places of what is there; the first where nothing is, so that every worker's rows carry a gradient."""
+    """Places where `valid`, of shape (N,), is true.
+
+    The first where it never is, so that every worker's rows carry a gradient.
+    """
     places = valid.nonzero().flatten()
     return places if len(places) else places.new_zeros(1)
 
 
 def spread(rows: torch.Tensor, places: torch.Tensor, count: int) -> torch.Tensor:
-    """`count` rows: the given ones at their places, zeros elsewhere."""
+    """`count` rows (count, ...): the given rows (n, ...) at their places, zeros elsewhere."""
     return rows.new_zeros((count, *rows.shape[1:])).index_put((places,), rows)
 
 

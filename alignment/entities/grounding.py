@@ -79,7 +79,7 @@ class _Loaded:
         self.model = model.to(self.device).eval()
 
     def _forward(self, images: Sequence[Image.Image], tokens: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits, and boxes with their corners; on the CPU, float32."""
+        """Logits (B, Q, T) of tokens or phrases, and boxes (B, Q, 4) with their corners; on the CPU, float32."""
         inputs = {**self.images(images=list(images), return_tensors="pt"), **tokens}
         with torch.inference_mode():
             outputs = self.model(**{name: value.to(self.device) for name, value in inputs.items()})
@@ -177,7 +177,7 @@ def joined(phrases: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 
 
 def _token_weights(offsets: torch.Tensor, start: int, end: int) -> torch.Tensor:
-    """(T,) weights that average over the tokens within a span of the text."""
+    """Weights, of shape (T,), that average over the tokens within a span of the text; `offsets` are (T, 2)."""
     is_inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
     return is_inside.float() / max(1, int(is_inside.sum()))
 

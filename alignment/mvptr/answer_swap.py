@@ -52,7 +52,7 @@ class AnswerSwap:
         self.ends = np.bincount(self.codes[self.codes >= 0]).cumsum()
 
     def draw(self, samples: Sequence[int] | npt.NDArray[np.int64], key: SampleKey) -> Drawn:
-        """The answers that samples are read with in an epoch."""
+        """The answers that `samples`, of shape (B,), are read with in an epoch."""
         found = Drawn([], [])
         for sample, own in zip(samples, self.codes[np.asarray(samples, np.int64)].tolist(), strict=True):
             if own < 0:

@@ -119,7 +119,7 @@ class Matcher(TaskModel, ABC):
         """Logits (B, 2) of pooled outputs (B, H)."""
 
     def match_probability(self, text: Encoded, image: Encoded) -> torch.Tensor:
-        """(B,) float32 how surely row i of both sides are a pair: the fine score of retrieval."""
+        """How surely row i of both sides are a pair, float32 of shape (B,): the fine score of retrieval."""
         logits = self.match_logits(self.mvptr.cross(text, image).pooled)
         return logits.float().softmax(-1)[:, self.match_label]
 
@@ -199,7 +199,7 @@ class MvptrForClassification(TaskModel):
         self._begin(self.classifier)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """Logits (B, outputs)."""
+        """Logits (B, A) of the classes."""
         _, pairs = self.mvptr(inputs)
         logits: torch.Tensor = self.classifier(self.dropout(pairs.pooled))
         return logits
@@ -243,7 +243,7 @@ class MvptrForRefexp(TaskModel):
         return self.region_scores(pairs)
 
     def region_scores(self, pairs: Cross) -> torch.Tensor:
-        """The same, of what the cross encoder makes of pairs."""
+        """The same (B, R), of what the cross encoder makes of pairs."""
         states = self.dropout(pairs.layers[-1 if self.head.layer is None else self.head.layer])
         first, regions = states[:, 0], states[:, self.config.first_region :]
         if self.head.region_score == "linear":

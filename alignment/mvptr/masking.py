@@ -125,6 +125,7 @@ def _disturbed(
     config: MaskingConfig,
     draw: np.random.Generator,
 ) -> list[int]:
+    """Phrases as they are read, a share of them masked or replaced by others of `ids`, of shape (K,)."""
     chosen, ways = draw.random(len(phrases)) < share, draw.random(len(phrases))
     others = ids[draw.integers(0, len(ids), len(phrases))] if len(ids) else np.full(len(phrases), mask, np.int64)
     read = list(phrases)

@@ -197,7 +197,7 @@ class MvptrModel(nn.Module):
         return sides, self.cross(sides.text, sides.image)
 
     def _require_ids(self, ids: torch.Tensor, side: str) -> None:
-        """Check ids (B, L) where that costs nothing: on a GPU it would wait for the device, which refuses them itself."""
+        """Check ids (B, L) where it costs nothing: on a GPU it would wait for the device, which refuses them itself."""
         if ids.device.type != "cpu" or not ids.numel():
             return
         lowest, highest = int(ids.min()), int(ids.max())

@@ -107,8 +107,8 @@ class PairInputs:
         """The text sides of samples.
 
         Args:
-            indices: (B,) of the samples.
-            answers: (B,) to read instead of the samples' own; None where a sample is no question.
+            indices: of the samples, of shape (B,).
+            answers: B of them to read instead of the samples' own; None where a sample is no question.
         """
         rows = self.samples.take(pa.array(np.asarray(indices, np.int64))).select(["text", "phrases", "links", "answer"])
         rows_list = rows.to_pylist()
@@ -173,14 +173,14 @@ class PairInputs:
         return self.regions.take(self.images[int(self.image_rows[index])])
 
     def own_tags(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> list[list[str] | None]:
-        """The tags that the samples bring along."""
+        """The tags that the samples at `indices`, of shape (B,), bring along."""
         found: list[list[str] | None] = (
             self.samples.column("tags").take(pa.array(np.asarray(indices, np.int64))).to_pylist()
         )
         return found
 
     def examples(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> list[Inputs]:
-        """The tensors of samples, one by one."""
+        """The tensors of the samples at `indices`, of shape (B,), one by one."""
         found = []
         for index, text, own in zip(indices, self.texts(indices), self.own_tags(indices), strict=True):
             image, way = self.image_of(int(index)), self.tags.beside_text
@@ -189,17 +189,17 @@ class PairInputs:
         return found
 
     def batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Inputs:
-        """The tensors of samples (B,)."""
+        """The tensors, (B, ...) each, of the samples at `indices`."""
         return stack(self.examples(indices))
 
     def text_batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
-        """input_ids_a, attention_mask_a and token_type_ids_a of samples, without a look at their images."""
+        """input_ids_a, attention_mask_a and token_type_ids_a (B, S + Q) of samples, without a look at their images."""
         nothing = ImageRegions("", np.zeros((0, 4), np.float32), np.zeros((0, self.regions.width), np.float32), 0, 0)
         examples = stack(self.example(text, nothing, ()) for text in self.texts(indices))
         return examples.input_ids_a, examples.attention_mask_a, examples.token_type_ids_a
 
     def image_batch(self, images: Sequence[int] | npt.NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
-        """input_ids_b, attention_mask_b, token_type_ids_b and img_feats of images by their rows in `images`."""
+        """input_ids_b, attention_mask_b, token_type_ids_b, img_feats (B, R, C) of images by their rows in `images`."""
         nothing = PairText([], [], [], [], None)
         found = []
         for row in images:

@@ -69,7 +69,7 @@ def pair_rows(model: Matcher, batch: PairBatch, config: MvptrLossConfig) -> dict
         config: the losses in use; what none needs is not computed.
 
     Returns:
-        Rows for `pair_losses`, by name.
+        Rows (B, ...) for `pair_losses`, by name.
 
     Raises:
         InputError: a loss in use needs what the batch or the model does not have.
@@ -107,7 +107,7 @@ def pair_losses(model: Matcher, rows: Rows, config: MvptrLossConfig) -> dict[Los
         config: the losses in use.
 
     Returns:
-        Scalars by name of loss; one that had nothing to learn from is 0.
+        Scalars, of shape (), by name of loss; one that had nothing to learn from is 0.
     """
     found: dict[LossName, torch.Tensor] = {}
     scale = logit_scale(model.logit_scale, config)
@@ -130,7 +130,7 @@ def pair_losses(model: Matcher, rows: Rows, config: MvptrLossConfig) -> dict[Los
 
 
 def weighted_total(losses: Mapping[LossName, torch.Tensor], config: MvptrLossConfig) -> torch.Tensor:
-    """The sum of losses by weight."""
+    """The sum of losses, scalars of shape (), by weight."""
     return torch.stack([config.weight(name) * value for name, value in losses.items()]).sum()
 
 
@@ -150,6 +150,7 @@ def _require(model: Matcher, batch: PairBatch, config: MvptrLossConfig) -> None:
 
 
 def _masked(model: MvptrForPretraining, states: torch.Tensor, labels: torch.Tensor, head: str) -> Terms:
+    """Cross-entropies of masked places, by rows, of states (B, L, H) and labels (B, L)."""
     rows, columns = masked_rows(labels)
     places = states[rows, columns]
     logits = model.word_logits(places) if head == "words" else model.tag_logits(places)
@@ -157,7 +158,7 @@ def _masked(model: MvptrForPretraining, states: torch.Tensor, labels: torch.Tens
 
 
 def _answers(model: MvptrForPretraining, pooled: torch.Tensor, labels: torch.Tensor) -> Terms:
-    """Cross-entropies of right and wrong answers, by rows; rows without an answer have none."""
+    """Cross-entropies of right and wrong answers, by rows of outputs (B, H); rows without an answer have none."""
     assert model.questions is not None
     rows = (labels != IGNORED).nonzero(as_tuple=True)[0]
     return masked_terms(model.questions(pooled[rows]), labels[rows], rows, len(labels))
@@ -170,7 +171,7 @@ def _named(name: str, terms: Terms) -> dict[str, torch.Tensor]:
 def _concepts(
     model: Matcher, pairs: Cross, phrase_index: torch.Tensor, config: MvptrLossConfig
 ) -> dict[str, torch.Tensor]:
-    """Phrases and regions of pairs: outputs of the text places and of the regions, and which of them they are."""
+    """Phrases (B, P, H) and regions (B, R, H) of pairs, all text places being given; and which of them they are."""
     length, first = model.config.lengths.text_stream, model.config.first_region
     states = pairs.layers[-1 if config.wpg_layer is None else config.wpg_layer]
     places = torch.arange(length, device=states.device)
@@ -186,7 +187,7 @@ def _concepts(
 def _cross_negatives(
     model: Matcher, rows: Rows, negatives: Negatives, config: MvptrLossConfig
 ) -> dict[str, torch.Tensor]:
-    """What the cross encoder makes of negatives, each worker of its share; all of them are returned."""
+    """What the cross encoder makes of negatives, each worker of its share; rows (N, ...) of all of them."""
     share = worker_share(len(negatives.own), config).to(negatives.own.device)
     text, image = negatives.text[share], negatives.image[share]
     sides = (
@@ -210,7 +211,7 @@ def _cross_negatives(
 
 
 def worker_share(count: int, config: MvptrLossConfig) -> torch.Tensor:
-    """Which negatives this worker computes: every W-th, equally many on each, the first one to fill up."""
+    """Which negatives this worker computes, of shape (n,): every W-th, as many on each, the first one to fill up."""
     workers = world_size() if config.negatives == "global" else 1
     worker = dist.get_rank() if workers > 1 else 0
     places = torch.arange(-(-count // workers) * workers)
@@ -218,7 +219,7 @@ def worker_share(count: int, config: MvptrLossConfig) -> torch.Tensor:
 
 
 def _scores(concepts: Rows, draws: torch.Tensor, config: MvptrLossConfig) -> Scores:
-    """How well phrases fit regions, of what `_concepts` gives."""
+    """How well phrases fit regions, of what `_concepts` gives; `draws` are (B, P)."""
     phrases, mask, regions, region_mask = (concepts[n] for n in ("phrases", "phrase_mask", "regions", "region_mask"))
     return phrase_scores(phrases, mask, regions, region_mask, draws, config.wpg_regions)
 
@@ -230,6 +231,7 @@ def _wpg(
     crossed: Rows | None,
     config: MvptrLossConfig,
 ) -> torch.Tensor:
+    """The grounding loss of all rows (B, ...), a scalar."""
     own = _scores(rows, rows["draws_positive"], config)
     if config.wpg_negatives == "other_image":
         image, exists = other_images(same_image, rows["draws_other"])

@@ -108,7 +108,7 @@ class MvptrPairRecipe:
         return parameter_groups(model, self.groups)
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """Pairs as tensors, masked anew in every epoch; a function of (key, indices), row by row."""
+        """Pairs as tensors (B, ...), masked anew in every epoch; a function of (key, indices), row by row."""
         losses, lengths = self.losses_at(key.epoch), self.start.config.lengths
         own_tags = self.train.own_tags(indices)
         drawn = self.swap.draw(indices, key) if self.swap is not None and "qa" in losses.active else None
@@ -151,7 +151,7 @@ class MvptrPairRecipe:
         return [linked_words(known.get(one, ()), text.spelt) for one in text.phrases]
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """What the losses need of each pair."""
+        """What the losses need of each pair, (B, ...) by name."""
         assert isinstance(model, Matcher)
         return pair_rows(model, _pair_batch(batch), self.losses_at(int(batch["epoch"][0])))
 
@@ -186,7 +186,7 @@ class _Example(NamedTuple):
 
 
 def _labels(own: list[int], length: int) -> torch.Tensor:
-    """(length,) labels behind [CLS]."""
+    """Labels behind [CLS], of shape (length,)."""
     found = torch.full((length,), IGNORED)
     found[1 : 1 + len(own)] = torch.tensor(own, dtype=torch.int64)
     return found

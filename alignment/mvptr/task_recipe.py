@@ -58,11 +58,11 @@ class MvptrTaskRecipe:
         return parameter_groups(model, self.groups)
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """Samples as tensors with their targets; a function of (key, indices), row by row."""
+        """Samples as tensors (B, ...) with their targets; a function of (key, indices), row by row."""
         return {**self.inputs(indices, key), "targets": targets_of(self.start.head, self.train, indices)}
 
     def inputs(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """Samples as tensors by the names of the model's inputs."""
+        """Samples as tensors (B, ...) by the names of the model's inputs."""
         inputs = self.train.batch(indices)
         if self.config.mask_training:
             ids = [
@@ -73,12 +73,12 @@ class MvptrTaskRecipe:
         return dict(zip(Inputs._fields, inputs, strict=True))
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """The scores of each sample, and its targets."""
+        """The scores of each sample, (B, A) or (B, R), and its targets."""
         assert isinstance(model, TaskModel)
         return {"scores": model(Inputs(*(batch[name] for name in Inputs._fields))).float(), "targets": batch["targets"]}
 
     def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
-        """The mean loss of all rows given."""
+        """The mean loss of all rows (B, ...) given."""
         scores, targets, head = embeddings["scores"], embeddings["targets"], self.start.head
         if head.task == "vqa":
             return answer_loss(scores, targets, self.config.answer_loss).mean()
@@ -102,7 +102,7 @@ class MvptrTaskRecipe:
 
 
 def _with_masks(ids: torch.Tensor, inputs: PairInputs, share: float, draw: np.random.Generator) -> torch.Tensor:
-    """A text's ids with a share of them [MASK]; [CLS], [SEP] and padding stay."""
+    """A text's ids, of shape (L,), with a share of them [MASK]; [CLS], [SEP] and padding stay."""
     tokenizer = inputs.tokenizer
     kept = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id}
     may = torch.tensor([int(one) not in kept for one in ids])

@@ -81,10 +81,12 @@ def cut_pair(tokens: Sequence[int], answer: Sequence[int], places: int) -> tuple
 
 
 def _padded(ids: Sequence[int], length: int) -> torch.Tensor:
+    """Ids with zeros behind them, of shape (length,)."""
     return torch.tensor([*ids, *[0] * (length - len(ids))], dtype=torch.int64)
 
 
 def _ones(count: int, length: int) -> torch.Tensor:
+    """Ones, and zeros behind them, of shape (length,)."""
     return (torch.arange(length) < count).to(torch.int64)
 
 

@@ -62,7 +62,7 @@ class MvptrWeakRecipe(MvptrTaskRecipe):
             )
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """Samples as tensors with their images' numbers and draws; a function of (key, indices), row by row."""
+        """Samples as tensors (B, ...), their images' numbers and draws; a function of (key, indices), row by row."""
         drawn = draws_of(indices.tolist(), key, places=0)
         return {
             **self.inputs(indices, key),
@@ -73,7 +73,7 @@ class MvptrWeakRecipe(MvptrTaskRecipe):
         }
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """Both sides of each pair, and its best region's score."""
+        """Both sides of each pair, and its best region's score, (B, ...) by name."""
         assert isinstance(model, MvptrForRefexp)
         text, image = model.mvptr.dual(Inputs(*(batch[name] for name in Inputs._fields)))
         best = best_region(model, model.mvptr.cross(text, image))
@@ -83,7 +83,7 @@ class MvptrWeakRecipe(MvptrTaskRecipe):
         return {**rows, "best": best.value, "exists": best.exists}
 
     def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
-        """The mean hinge of all rows that have regions and another image among the rows given."""
+        """The mean hinge of all rows (B, ...) that have regions and another image among the rows given."""
         assert isinstance(model, MvptrForRefexp)
         rows, weak = embeddings, self.config.weak
         found = negatives_of(rows, weak)
@@ -118,4 +118,5 @@ def negatives_of(rows: Rows, weak: WeakConfig) -> Negatives:
 
 
 def _side(rows: Rows, side: str, chosen: torch.Tensor) -> Encoded:
+    """One side (B, ...) of the rows `chosen`."""
     return Encoded(*(rows[f"{side}_{name}"][chosen] for name in Encoded._fields))

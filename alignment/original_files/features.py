@@ -92,6 +92,7 @@ def _entity_tables(
     side: Side,
     counts: Mapping[str, int] | None,
 ) -> EntityFeatures:
+    """What `read_entity_features` gives, from the slots (P, D) of each caption."""
     names, groups, rows, bare, left_out = [], [], [], None, 0
     for caption, block in zip(captions, blocks):
         count = len(block) if counts is None else min(counts[caption], len(block))
@@ -108,6 +109,7 @@ def _entity_tables(
 
 
 def _vector(values: Any, line: Line, path: str, width: int) -> npt.NDArray[np.float32]:
+    """A feature as float32 of shape (D,)."""
     try:
         found = np.array(values, np.float32)
     except (ValueError, TypeError) as error:
@@ -123,6 +125,7 @@ def _vector(values: Any, line: Line, path: str, width: int) -> npt.NDArray[np.fl
 
 
 def _stacked(rows: list[npt.NDArray[np.float32]], where: str) -> npt.NDArray[np.float32]:
+    """Vectors (N, D), of which there is one at least."""
     if not rows:
         raise InputError(f"{where!r} holds no features; expected at least one.")
     return np.stack(rows)
@@ -151,7 +154,7 @@ def write_entity_features(
         caption_ids: M ids.
         slots: of the M captions.
         side: which of the two.
-        bare_text: (D,) vector of the empty text, for empty slots.
+        bare_text: vector of the empty text, of shape (D,), for empty slots.
 
     Raises:
         InputError: a slot is empty, and the vector of the empty text is not given.

@@ -78,7 +78,8 @@ def concept_loss(concepts: Concepts, *, student_temperature: float, epsilon: flo
     """Cross-entropy of each word with its region's soft assignment (SelfAlign; golden `selfalign`, lca).
 
     Args:
-        concepts: of all pairs, those of other workers included: the assignments are balanced over all their regions.
+        concepts: regions (B, K, P) and words (B, L, P) of all pairs, those of other workers included: the assignments
+            are balanced over all their regions.
         student_temperature: divides the words' scores.
         epsilon: temperature of the assignments.
         iterations: of Sinkhorn.

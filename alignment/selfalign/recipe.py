@@ -92,11 +92,11 @@ class SelfAlignRecipe:
         return self.matching.parameter_groups(model)
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """Captions and images; a function of (key, indices), row by row."""
+        """Captions and images at `indices`, of shape (B,); a function of (key, indices), row by row."""
         return self.matching.batch(indices, key)
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """Embeddings, and the parts that are aligned."""
+        """Embeddings (B, E) or (B, V, E), and the parts that are aligned."""
         assert isinstance(model, DualEncoder)
         image, text = self.matching.parts(model, batch)
         prototypes = model.training_only[PROTOTYPES]() if self.losses.concept else None

@@ -84,6 +84,7 @@ def aligned_losses(
 def _context(
     rows: Mapping[str, torch.Tensor], same_image: torch.Tensor, config: SelfAlignConfig, *, guide: str, parts: str
 ) -> torch.Tensor:
+    """The context loss of guides (B, D) of one side and parts (B, N, D) of the other."""
     return context_loss(
         rows[f"{CONTEXT}_{guide}_guide"],
         rows[f"{CONTEXT}_{parts}_parts"],

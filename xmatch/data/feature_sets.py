@@ -111,7 +111,7 @@ class FeatureSets:
         return cls([features.reshape(count * members, width)], names, spans, where, places)
 
     def require(self, names: Sequence[str], kind: str = "images") -> npt.NDArray[np.int64]:
-        """The sets with these names, (N, views) int64: the set itself, and its mirrored view where all have one.
+        """The sets with these names, (N, V) int64 of V views: the set itself, and its mirrored view where all have one.
 
         Raises:
             InputError: some are missing; says how many and which.
@@ -128,7 +128,7 @@ class FeatureSets:
         return np.array(own, dtype=np.int64).reshape(len(names), -1)
 
     def take(self, sets: npt.NDArray[np.int64]) -> FeatureBatch:
-        """The features of sets (B,), read from disk now."""
+        """The features (B, K, C) of sets (B,), in the stored dtype, and which are real, (B, K); read from disk now."""
         chosen = self.spans[sets]
         sizes = chosen[:, 2] - chosen[:, 1]
         width = int(sizes.max()) if len(sizes) else 1
@@ -164,7 +164,7 @@ class FeatureSets:
         return codes
 
     def statistics(self, sets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Mean and standard deviation of each feature over all members of `sets`, (C,) float64 each."""
+        """Mean and standard deviation of each feature over all members of `sets`, float64 of shape (C,) each."""
         total, squares, count = np.zeros(self.width), np.zeros(self.width), 0
         for matrix, start, stop in self.spans[sets]:
             rows = self.matrices[matrix][start:stop].astype(np.float64)
@@ -174,7 +174,7 @@ class FeatureSets:
 
 
 def _runs(table: pa.Table) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Names, first rows and ends of runs of rows with one group; a null group stands for the row's own id."""
+    """Names, first rows and ends, of shape (R,), of runs of rows with one group; a null group: the row's own id."""
     names = pc.coalesce(table.column("group"), table.column("id")).combine_chunks()
     if len(names) == 0:
         return [], np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -194,7 +194,7 @@ def _first_repeated(names: Sequence[str]) -> str | None:
 
 
 def _chunks(table: pa.Table) -> tuple[list[npt.NDArray[np.floating]], npt.NDArray[np.int64]]:
-    """Each chunk of the vectors as a view (rows, C), and the first row of each."""
+    """Each chunk of the vectors as a view (R, C), and the first row of each."""
     column = table.column("vector")
     width = column.type.list_size
     chunks = [chunk for chunk in column.chunks if len(chunk)]
@@ -204,7 +204,7 @@ def _chunks(table: pa.Table) -> tuple[list[npt.NDArray[np.floating]], npt.NDArra
 
 
 def _numbers(table: pa.Table, column: str) -> npt.NDArray[np.floating] | None:
-    """A column of lists as (rows, width); null where it is not there, or has a null."""
+    """A column of lists as (R, W), a row of the table each; null where it is not there, or has a null."""
     if column not in table.column_names or table.column(column).null_count:
         return None
     chunked = table.column(column)

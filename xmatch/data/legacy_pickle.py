@@ -230,6 +230,7 @@ def _dtype(record: Record) -> str:
 
 
 def _numbers(code: str, content: Any, shape: tuple[int, ...], is_fortran: bool) -> npt.NDArray[Any]:
+    """An array of this shape, of dtype `code`, from plain bytes."""
     if isinstance(content, str):  # of Python 2
         content = content.encode("latin1")
     if not NUMBER_DTYPE.fullmatch(code) or not isinstance(content, bytes | bytearray):
@@ -295,6 +296,7 @@ def _plan(value: Any, path: str) -> tuple[str, str, Callable[[str], None]]:
 
 
 def _similarity(value: dict[Any, Any], path: str) -> npt.NDArray[Any]:
+    """The similarities (N, M) of a saved result."""
     sims = value["sims"]
     if not isinstance(sims, np.ndarray) or sims.ndim != 2 or sims.dtype.kind != "f":
         raise InputError(f"{path!r}: expected sims to be a matrix of floating-point numbers, got {sims!r:.60}.")

@@ -131,7 +131,7 @@ def plan_split(
     Args:
         num_captions: M.
         ids: one for each image or each caption, or null.
-        features: (N or 5N, ...), or null.
+        features: (N, ...) or (5N, ...), or null.
         stem: path before `_caps.txt`, for messages.
 
     Raises:
@@ -157,6 +157,7 @@ def plan_split(
 
 
 def _require_counts(num_captions: int, num_images: int, features: npt.NDArray[np.floating] | None, stem: str) -> None:
+    """Check that captions, images and features, (N, ...) or (M, ...), may belong together."""
     if not num_images or num_captions not in (num_images, CAPTIONS_PER_IMAGE * num_images):
         raise InputError(
             f"{stem}_caps.txt has {num_captions} captions for {num_images} images; expected one or five each. The "
@@ -170,7 +171,7 @@ def _require_counts(num_captions: int, num_images: int, features: npt.NDArray[np
 
 
 def _is_fivefold(rows: npt.NDArray[np.generic]) -> bool:
-    """Whether every row comes five times in a row, judged by blocks spread over all of them."""
+    """Whether every row comes five times in a row; of (R, ...) features only blocks spread over them are compared."""
     if len(rows) == 0 or len(rows) % CAPTIONS_PER_IMAGE:
         return False
     blocks = np.unique(np.linspace(0, len(rows) // CAPTIONS_PER_IMAGE - 1, BLOCKS_COMPARED).astype(np.int64))
@@ -254,7 +255,7 @@ def _above(folder: str) -> str:
 
 
 def _map_array(path: str, fetch: Callable[[str], str]) -> npt.NDArray[np.floating] | None:
-    """A floating-point array of two or more axes on disk; null where there is no such file."""
+    """Numbers (R, C) or (R, K, C) on disk, memory-mapped; null where there is no such file."""
     if not files.exists(path):
         return None
     local = fetch(path)
@@ -278,7 +279,7 @@ def _side_array(
     axes: int,
     width: int,
 ) -> npt.NDArray[np.floating] | None:
-    """Boxes or sizes of the planned images, with as many rows as the features or as the images."""
+    """Boxes (N, K, 4) or sizes (N, 2) of the planned images, of a file with as many rows as features, or as images."""
     if found is None:
         return None
     if found.ndim != axes or found.shape[-1] != width:

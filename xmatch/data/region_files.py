@@ -243,7 +243,7 @@ def _index_path(path: str) -> str:
 
 
 def _read_line_offsets(path: str) -> npt.NDArray[np.int64] | None:
-    """The offsets in the `.lineidx` beside a file, (rows,) int64; null where there is none."""
+    """The offsets in the `.lineidx` beside a file, int64 of shape (rows,); null where there is none."""
     place = _index_path(path)
     if not files.exists(place):
         return None

@@ -42,7 +42,7 @@ class Places(Protocol):
     """Boxes and image sizes of sets."""
 
     def of(self, number: int, span: npt.NDArray[np.int64]) -> Placed:
-        """Those of set `number`, whose members `span` (matrix, first row, row after the last) has."""
+        """Codes (k, 6) of set `number`, whose k members `span` (matrix, first row, row after the last) has."""
         ...
 
 
@@ -58,7 +58,7 @@ class RowPlaces:
         self.boxes, self.sizes, self.offsets = boxes, sizes, offsets
 
     def of(self, number: int, span: npt.NDArray[np.int64]) -> Placed:
-        """Those of the rows of a span."""
+        """Codes (k, 6) of the k rows of a span."""
         rows = slice(self.offsets[span[0]] + span[1], self.offsets[span[0]] + span[2])
         return _placed(self.boxes[rows][:, None], self.sizes[rows])
 
@@ -70,7 +70,7 @@ class SetPlaces:
         self.boxes, self.sizes = boxes, sizes
 
     def of(self, number: int, span: npt.NDArray[np.int64]) -> Placed:
-        """Those of set `number`."""
+        """Codes (K, 6) of set `number`."""
         return _placed(np.asarray(self.boxes[number]), np.asarray(self.sizes[number]))
 
 

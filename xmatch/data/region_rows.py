@@ -55,7 +55,7 @@ class BadRegions(ValueError):
 
 
 def floats(text: Any, count: int, what: str) -> npt.NDArray[np.float32]:
-    """Base64 of float32 numbers as (count, ...) rows.
+    """Base64 of float32 numbers as rows (K, W), K being `count`.
 
     Raises:
         BadRegions: it is not base64, not whole rows, or not finite.
@@ -106,7 +106,7 @@ def parse_lxmert(fields: list[str]) -> ImageRegions:
 
 
 def _optional(text: Any, kind: str, count: int) -> npt.NDArray[Any] | None:
-    """Base64 of `count` numbers; None where it is something else, since nothing rests on it."""
+    """Base64 of numbers as an array of shape (count,); None where it is something else, since nothing rests on it."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError, TypeError):

@@ -107,7 +107,7 @@ def mean_intervals(
 
 
 def _weights(images: int, samples: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(samples, images): how often each image was drawn."""
+    """(S, N): how often each of N images was drawn for each of S samples."""
     draws = rng.integers(0, images, (samples, images))
     return np.stack([np.bincount(draw, minlength=images) for draw in draws]).astype(float)
 
@@ -134,6 +134,7 @@ def _recalls(hits: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) ->
 
 
 def _resampled(part: QueryRanks, samples: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """(S, 6) recalls of S samples of a part, a block of samples at a time."""
     hits = _hits(part)
     images, found = len(hits), []
     for start in range(0, samples, BLOCK):
@@ -142,4 +143,5 @@ def _resampled(part: QueryRanks, samples: int, rng: np.random.Generator) -> npt.
 
 
 def _with_sum(recalls: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(S, 6) recalls and their sum behind them, (S, 7)."""
     return np.concatenate([recalls, recalls.sum(1, keepdims=True)], axis=1)

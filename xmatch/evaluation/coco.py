@@ -40,7 +40,7 @@ def whole_split(source: Similarities, caption_image: npt.NDArray[np.int64]) -> R
     """Every query against the whole gallery: COCO 5K, Flickr8k, Flickr30k.
 
     Args:
-        source: scores of (N images, M captions).
+        source: scores (N, M) of images and captions.
         caption_image: (M,) int64 row of each caption's image.
     """
     return _combine([caption_ranks(source, caption_image)], [caption_image])
@@ -50,7 +50,7 @@ def five_folds(source: Similarities, caption_image: npt.NDArray[np.int64], folds
     """Means over consecutive folds: COCO 1K from the 5,000 images of the test split.
 
     Args:
-        source: scores of (N images, M captions) in the order of the published files.
+        source: scores (N, M) of images and captions in the order of the published files.
         caption_image: (M,) int64 row of each caption's image, ascending.
         folds: parts of equal size; N must be a multiple.
 

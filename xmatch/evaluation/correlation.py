@@ -28,9 +28,9 @@ def sampled_spearman(
     """Rank correlation of ratings and scores over random halves of the queries.
 
     Args:
-        queries: (P,) the item that each rated pair belongs to.
-        ratings: (P,) people's scores.
-        scores: (P,) the model's.
+        queries: of shape (P,), the item that each rated pair belongs to.
+        ratings: people's scores, likewise.
+        scores: the model's, likewise.
         samples: draws.
         seed: of the draws.
     """
@@ -52,7 +52,10 @@ def sampled_spearman(
 
 
 def spearman(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:
-    """Spearman's rank correlation of two (P,) arrays, equal values sharing their mean rank; 0 if one is constant."""
+    """Spearman's rank correlation of two arrays of shape (P,); 0 if one is constant.
+
+    Equal values share their mean rank.
+    """
     ranks = average_ranks(left), average_ranks(right)
     centred = [one - one.mean() for one in ranks]
     norm = float(np.sqrt(centred[0] @ centred[0]) * np.sqrt(centred[1] @ centred[1]))
@@ -60,7 +63,7 @@ def spearman(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> f
 
 
 def average_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(P,) ascending 1-based ranks; equal values share their mean."""
+    """Ascending 1-based ranks, of the shape (P,) of the values; equal values share their mean."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]

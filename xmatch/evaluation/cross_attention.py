@@ -115,6 +115,7 @@ def cross_attention_scores(images: Sets, texts: Sets, config: CrossAttentionConf
 
 
 def _block_scores(images: Sets, texts: Sets, config: CrossAttentionConfig) -> torch.Tensor:
+    """Scores (N, M) of one block of pairs."""
     looking, seen = (texts, images) if config.direction == "t2i" else (images, texts)
     products = (seen.vectors.flatten(0, 1) @ looking.vectors.flatten(0, 1).T).view(
         *seen.mask.shape, *looking.mask.shape
@@ -143,19 +144,23 @@ def _aggregated(cosines: torch.Tensor, mask: torch.Tensor, config: CrossAttentio
 
 
 def _softmax(products: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Softmax of products (A, B, L, K) over the L members that look; zero where `mask` (1, B, L, 1) is false."""
     return products.masked_fill(~mask, -torch.inf).softmax(-2).masked_fill(~mask, 0.0)
 
 
 def _l2norm(products: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """Products (A, B, L, K) divided by their L2 norm over the L members that look."""
     lengths: torch.Tensor = torch.linalg.vector_norm(products, dim=-2, keepdim=True)
     return products / (lengths + EPSILON)
 
 
 def _l1norm(products: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """Products (A, B, L, K) divided by their L1 norm over the L members that look."""
     return products / (products.abs().sum(-2, keepdim=True) + EPSILON)
 
 
 def _clipped(products: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """Products (A, B, L, K), `LEAK` of them where they are below zero."""
     found: torch.Tensor = functional.leaky_relu(products, LEAK)
     return found
 

@@ -228,7 +228,7 @@ def cxc_recalls(
 
 
 def measured(counted: Counted, task: str, convention: Convention) -> npt.NDArray[np.bool_]:
-    """(Q,) which queries of a task are averaged over in a convention."""
+    """Which queries of a task are averaged over in a convention, bool of shape (Q,)."""
     if convention == "eccv_caption" or task in ("t2t", "i2i"):
         return counted.best >= 0
     return np.ones(len(counted.ranks), bool)
@@ -299,13 +299,14 @@ def cxc_correlations(
 def _rows(
     pairs: RatedPairs, first_ids: npt.NDArray[np.int64], second_ids: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Rows of both items of the pairs within the gallery, and their scores; of one shape (P,)."""
     first, second = _lookup(first_ids, pairs.first), _lookup(second_ids, pairs.second)
     inside = (first >= 0) & (second >= 0)
     return first[inside], second[inside], pairs.scores[inside]
 
 
 def _lookup(ids: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Row of each wanted id, -1 where it is not there."""
+    """Row of each wanted id among `ids`, -1 where it is not there; of the shape of `wanted`."""
     order = np.argsort(ids, kind="stable")
     repeated = np.flatnonzero(np.diff(ids[order]) == 0)
     if len(repeated):
@@ -319,7 +320,7 @@ def _lookup(ids: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> npt.ND
 def _with_siblings(
     queries: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], caption_image: npt.NDArray[np.int64]
 ) -> Positives:
-    """Rated caption pairs and, whatever their rating, captions of one image."""
+    """Rated caption pairs, rows of shape (P,) each, and, whatever their rating, captions of one image."""
     order = np.argsort(caption_image, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(caption_image[order])) + 1)
     left = np.concatenate([np.repeat(group, len(group)) for group in groups])

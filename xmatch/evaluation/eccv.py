@@ -123,7 +123,7 @@ def ranked_lists(
     """Best candidates of some queries; equal scores in the order of the gallery.
 
     Args:
-        source: scores of (N images, M captions).
+        source: scores (N, M) of images and captions.
         query_ids: (Q,) ids of all rows (or all columns) of the source.
         candidate_ids: (K,) ids of the others.
         depths: how many candidates are wanted, by query id; other queries are left out.
@@ -139,6 +139,7 @@ def _each_list(
     depths: Mapping[int, int],
     direction: Direction,
 ) -> Iterator[tuple[int, list[int]]]:
+    """`ranked_lists`, list by list; of the scores a strip (Q, K) of some queries is held."""
     expected = source.shape if direction == "rows" else source.shape[::-1]
     if (len(query_ids), len(candidate_ids)) != expected:
         raise InputError(
@@ -159,7 +160,7 @@ def _each_list(
 
 
 def require_queries(queries: Iterable[int], ids: npt.NDArray[np.int64]) -> None:
-    """Check that every query of a ground truth was embedded.
+    """Check that every query of a ground truth was embedded, that is, among `ids` of shape (N,).
 
     Raises:
         InputError: some were not.
@@ -174,7 +175,7 @@ def require_queries(queries: Iterable[int], ids: npt.NDArray[np.int64]) -> None:
 
 
 def _best(scores: Block, depth: int) -> npt.NDArray[np.int64]:
-    """Places of the `depth` greatest of (K,) scores, best first, equal ones by place."""
+    """Places of the `depth` greatest of scores of shape (K,), best first, equal ones by place."""
     scores = np.ascontiguousarray(scores)
     if depth < len(scores):
         least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
@@ -190,7 +191,10 @@ def eccv_scores(
     caption_ids: npt.NDArray[np.int64],
     truth: GroundTruth,
 ) -> dict[str, EccvFigures]:
-    """Both directions, computed here: means of `eccv_per_query`, of the same arguments, under `i2t` and `t2i`."""
+    """Both directions, computed here: means of `eccv_per_query` under `i2t` and `t2i`.
+
+    Arguments and their shapes are as there.
+    """
     each = eccv_per_query(source, image_ids, caption_ids, truth)
     return {way: per_query_mean(found) for way, found in each.items()}
 
@@ -204,7 +208,7 @@ def eccv_per_query(
     """Both directions query by query: the long lists of PMRP are never held at once.
 
     Args:
-        source: scores of (N images, M captions).
+        source: scores (N, M) of images and captions.
         image_ids: (N,) COCO numbers.
         caption_ids: (M,) COCO annotation numbers.
         truth: verified matches; with the plausible ones (`pm`) R-Precision is PMRP and the rest means nothing.
@@ -232,7 +236,7 @@ def retrieved(
     truth: GroundTruth,
     depth: int = 0,
 ) -> tuple[Lists, Lists]:
-    """Ranked captions of the images, and images of the captions, that `truth` asks about.
+    """Ranked captions of the images, and images of the captions, that `truth` asks about, by scores (N, M).
 
     Each list is as long as its query's matches are many, and at least `depth`.
     """

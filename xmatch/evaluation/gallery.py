@@ -85,6 +85,7 @@ def coco_gallery(captions: CaptionSet) -> Gallery:
 def _numbers(
     ids: list[str], pattern: re.Pattern[str], kind: str, example: str
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """COCO's numbers within ids, int64 of shape (N,)."""
     found = [pattern.fullmatch(one) for one in ids]
     wrong = [row for row, match in enumerate(found) if not match]
     if wrong:

@@ -162,6 +162,7 @@ def _is_regular(gallery: CaptionSet) -> bool:
 
 
 def _first_captions(gallery: CaptionSet) -> npt.NDArray[np.int64]:
+    """Row of each image's first caption, of shape (N,)."""
     return np.unique(gallery.caption_image, return_index=True)[1]
 
 
@@ -190,6 +191,7 @@ def image_rows(path: str, gallery: CaptionSet) -> Images:
 
 
 def _text_rows(path: str, gallery: CaptionSet) -> npt.NDArray[np.floating]:
+    """Embeddings (M, D) of the captions, in their order."""
     if path.endswith(".npy"):
         return _require_rows(_load_npy(path), len(gallery.captions), path, "caption")
     bank = read_vectors(path)
@@ -216,13 +218,13 @@ def _from_bank(bank: pa.Table, gallery: CaptionSet, path: str) -> Images:
 
 
 def _by_id(bank: pa.Table, wanted: Sequence[str], path: str, kind: str) -> npt.NDArray[np.floating]:
-    """The bank's rows in the order of `wanted`."""
+    """The bank's rows (R, D) in the order of R `wanted`."""
     rows: npt.NDArray[np.floating] = matrix(bank)[_places(bank.column("id").to_pylist(), wanted, path, kind)]
     return rows
 
 
 def _places(ids: list[str], wanted: Sequence[str], path: str, kind: str) -> npt.NDArray[np.int64]:
-    """Where each of `wanted` is among ids, which may carry their set's name, as SET/ID."""
+    """Where each of `wanted` is among ids, of shape (R,); ids may carry their set's name, as SET/ID."""
     row_of = {one.split("/", 1)[-1]: row for row, one in enumerate(ids)} | {one: row for row, one in enumerate(ids)}
     missing = [one for one in wanted if one not in row_of]
     if missing:
@@ -234,6 +236,7 @@ def _places(ids: list[str], wanted: Sequence[str], path: str, kind: str) -> npt.
 
 
 def _load_npy(path: str, axes: tuple[int, ...] = (2,)) -> npt.NDArray[np.floating]:
+    """A memory-mapped .npy of floating point, (R, D) or of other `axes`."""
     if files.is_uri(path):
         path = files.local_copy(path)
     if not os.path.exists(path):
@@ -249,6 +252,7 @@ def _load_npy(path: str, axes: tuple[int, ...] = (2,)) -> npt.NDArray[np.floatin
 
 
 def _require_rows(rows: npt.NDArray[np.floating], count: int, path: str, kind: str) -> npt.NDArray[np.floating]:
+    """The rows (R, ...) given, once R is known to be `count`."""
     if len(rows) != count:
         raise InputError(
             f"{path!r} has {len(rows)} rows, but the split has {count} {kind}s; expected one row for each, in the "

@@ -50,7 +50,7 @@ class Positives:
     def from_pairs(
         cls, queries: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], query_count: int
     ) -> Positives:
-        """From (P,) query rows and (P,) candidate rows in any order; repeated pairs count once."""
+        """From query rows and candidate rows, of one shape (P,), in any order; repeated pairs count once."""
         pairs = np.unique(np.stack([queries, candidates]).astype(np.int64), axis=1)
         counts = np.bincount(pairs[0], minlength=query_count)
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), pairs[1])
@@ -71,12 +71,12 @@ class Positives:
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:
-        """(Q,) true matches of each query."""
+        """True matches of each query, of shape (Q,)."""
         return np.diff(self.offsets)
 
     @property
     def queries(self) -> npt.NDArray[np.int64]:
-        """(P,) query of each pair."""
+        """Query of each pair, of shape (P,)."""
         return np.repeat(np.arange(len(self)), self.counts)
 
     def part(self, start: int, stop: int) -> Positives:
@@ -130,7 +130,7 @@ def caption_ranks(source: Similarities, caption_image: npt.NDArray[np.int64]) ->
     """Image-to-text and text-to-image ranks where each caption belongs to one image.
 
     Args:
-        source: scores of (N images, M captions).
+        source: scores (N, M) of images and captions.
         caption_image: (M,) row of each caption's image; every image has at least one caption.
 
     Returns:
@@ -194,7 +194,7 @@ def recall_at_k(ranks: Ranks, k: int) -> float:
 def scores_at(
     source: Similarities, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], keep: Kept | None = None
 ) -> npt.NDArray[np.float64]:
-    """Scores of (P,) pairs of rows and columns, computed tile by tile; tiles go into `keep` while it has room."""
+    """Scores of pairs of rows and columns, each of shape (P,), tile by tile; `keep` gets tiles while it has room."""
     scores = np.empty(len(rows))
     if not len(rows):
         return scores
@@ -265,7 +265,7 @@ class _Tally:
 
 
 def _count_true(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.integer]:
-    """True entries of each row; byte-wise where rows are strided, which then have at most `TILE_ROWS` entries."""
+    """True entries of each row of (Q, K); byte-wise where rows are strided, which then have at most `TILE_ROWS`."""
     if mask.flags.c_contiguous:
         return np.asarray(np.count_nonzero(mask, axis=1))
     counted: npt.NDArray[np.integer] = np.add.reduce(mask.view(np.uint8), axis=1, dtype=np.uint8)
@@ -299,6 +299,7 @@ def _check_positives(positives: Positives, queries: int, candidates: int, kind: 
 
 
 def _check_captions(shape: tuple[int, int], caption_image: npt.NDArray[np.int64]) -> None:
+    """Check that `caption_image`, of shape (M,), gives every caption an image, and every image a caption."""
     images, captions = shape
     if len(caption_image) != captions or (captions and not 0 <= caption_image.min() <= caption_image.max() < images):
         raise InputError(

@@ -88,7 +88,7 @@ class WithinViews:
 
 
 def across(images: Images, texts: npt.NDArray[np.floating]) -> EmbeddingSimilarities | ViewSimilarities:
-    """Scores of images and captions.
+    """Scores (N, M) of images, (N, E) or in parts, and captions (M, E).
 
     Raises:
         InputError: widths differ, or an embedding is not finite.

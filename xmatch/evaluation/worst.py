@@ -59,7 +59,7 @@ def worst_queries(source: Similarities, parts: Sequence[Part], *, count: int, de
     are left out.
 
     Args:
-        source: scores of (N images, M captions).
+        source: scores (N, M) of images and captions.
         parts: folds, or the whole split; a query is shown with what its own fold holds.
         count: queries of each direction.
         depth: retrieved candidates shown.
@@ -98,6 +98,7 @@ def _of_part(source: Similarities, part: Part, direction: Way, count: int, depth
 
 
 def _worst_rows(counted: Counted, count: int) -> npt.NDArray[np.int64]:
+    """Rows of the worst queries, worst first, of shape (W,), W at most `count`; a best rank is never among them."""
     missed = np.flatnonzero((counted.best >= 0) & (counted.ranks > 1))
     return missed[np.argsort(-counted.ranks[missed], kind="stable")[:count]]
 
@@ -105,6 +106,7 @@ def _worst_rows(counted: Counted, count: int) -> npt.NDArray[np.int64]:
 def _scores(
     source: Similarities, direction: Way, query: int, candidates: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
+    """Scores of one query with candidates, of the shape (K,) of these."""
     same = np.full(len(candidates), query)
     return scores_at(source, same, candidates) if direction == "i2t" else scores_at(source, candidates, same)
 

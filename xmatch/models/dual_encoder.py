@@ -153,7 +153,7 @@ class DualEncoder(nn.Module, ModelHubMixin):
         checkpoints.load_state(self, folder)
 
     def set_feature_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Standardise image features by (C,) `mean` and `std` when the configuration asks for it."""
+        """Standardise image features by `mean` and `std` of shape (C,) when the configuration asks for it."""
         if self.config.scale_features:
             self.feature_mean.copy_(mean)
             self.feature_std.copy_(std.clamp_min(1e-5))
@@ -200,7 +200,7 @@ class DualEncoder(nn.Module, ModelHubMixin):
     def image_parts(
         self, features: torch.Tensor, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None
     ) -> ImageParts:
-        """The same with what came before; one vector an image is a set of one."""
+        """`image_embeddings_from_features`, (B, C) or (B, K, C), with what came before; one vector is a set of one."""
         scaled = (features - self.feature_mean) / self.feature_std
         if mask is None or scaled.ndim == 2:
             size = (len(scaled), scaled.shape[1] if scaled.ndim == 3 else 1)
@@ -222,10 +222,11 @@ class DualEncoder(nn.Module, ModelHubMixin):
         return ImageParts(projected, states, scores, context, final, masks.counted, members)
 
     def _pooled_mask(self, masks: Masks, pooling: str) -> torch.Tensor:
+        """The members (B, K) that a pooling is given."""
         return masks.counted if pooling in COUNT_PADDING else masks.real
 
     def _project(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The image head on real members alone; zeros on padding."""
+        """(B, K, C) to (B, K, D): the image head on real members alone; zeros on padding."""
         has_padding = self.config.padding_in_batch_norm or self.config.legacy_padding
         if has_padding or bool(mask.all()):
             projected: torch.Tensor = self.image_head(features)
@@ -257,7 +258,7 @@ class DualEncoder(nn.Module, ModelHubMixin):
         return self.text_parts(input_ids, attention_mask).embeddings
 
     def text_parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> TextParts:
-        """The same with what came before."""
+        """(B, L) ids and mask to sentence embeddings (B, E), with what came before."""
         return self.text_parts_from_features(self.text_tower(input_ids, attention_mask), attention_mask)
 
     def text_parts_from_features(self, features: torch.Tensor, attention_mask: torch.Tensor) -> TextParts:
@@ -265,6 +266,7 @@ class DualEncoder(nn.Module, ModelHubMixin):
         return self._parts_of_words(self.text_head(features), attention_mask)
 
     def _parts_of_words(self, projected: torch.Tensor, attention_mask: torch.Tensor) -> TextParts:
+        """What the text head gives, (B, L, D), and the mask (B, L) to sentence embeddings, with what came before."""
         masks = masks_of(attention_mask, padding_counts=self.config.legacy_padding)
         words = self.text_context.enter(projected, masks)
         states = self.text_context.reason(words, masks)

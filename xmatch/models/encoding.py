@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def encode_texts(model: DualEncoder, texts: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
-    """See `DualEncoder.encode_texts`."""
+    """Embeddings (N, E) of texts; see `DualEncoder.encode_texts`."""
     _check_is_list(texts)
     outputs = [np.zeros((0, model.embedding_width), np.float32)]
     with evaluating(model), torch.inference_mode():
@@ -34,7 +34,7 @@ def encode_texts(model: DualEncoder, texts: Sequence[str], batch_size: int) -> n
 def encode_images(
     model: DualEncoder, images: Sequence[str | bytes | Image.Image], batch_size: int
 ) -> npt.NDArray[np.float32]:
-    """See `DualEncoder.encode_images`."""
+    """Embeddings (N, E) or (N, V, E) of images; see `DualEncoder.encode_images`."""
     _check_is_list(images)
     transform = model.image_tower.transform(train=False)
     outputs = [np.zeros((0, *model.image_shape), np.float32)]
@@ -54,7 +54,7 @@ def encode_features(
     positions: npt.NDArray[np.floating] | None,
     batch_size: int,
 ) -> npt.NDArray[np.float32]:
-    """See `DualEncoder.encode_features`."""
+    """Embeddings (N, E) or (N, V, E) of features; see `DualEncoder.encode_features`."""
     outputs = [np.zeros((0, *model.image_shape), np.float32)]
     with evaluating(model), torch.inference_mode():
         for start in range(0, len(features), batch_size):

@@ -61,6 +61,7 @@ class _MariaStack(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., width) to (..., dim)."""
         for linear in self.linears[:-1]:
             features = self.dropout(torch.relu(linear(features)))
         output: torch.Tensor = self.linears[-1](features)
@@ -143,6 +144,7 @@ class _FcMlpStack(nn.Module):
             parameter.requires_grad_(False)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """(R, width) to (R, dim)."""
         hidden = torch.relu(self.bns[0](self.layers[0](rows)))
         output: torch.Tensor = self.layers[1](hidden)
         return output

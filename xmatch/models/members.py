@@ -78,5 +78,5 @@ def take_places(vectors: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def put_back(vectors: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Undo `take_places` with the same places."""
+    """Undo `take_places` with the same places: (B, K, D) and (B, K) to (B, K, D)."""
     return take_places(vectors, torch.argsort(places, dim=1))

@@ -27,7 +27,7 @@ def positional_code(length: int, width: int) -> torch.Tensor:
         width: columns, even; column 2j is sin(k w_j) and 2j + 1 is cos(k w_j), w_j = 10000^(-2j / width).
 
     Returns:
-        (length, width) float32.
+        float32 of shape (length, width).
 
     Raises:
         InputError: `width` is odd.
@@ -145,7 +145,7 @@ class GeneralizedPooling(nn.Module):
 
     @torch.no_grad()
     def weight_table(self, largest: int) -> torch.Tensor:
-        """The weights of every set size from 1 to `largest`: row N - 1 holds size N, (largest, largest) float32."""
+        """The weights of every set size N from 1 to `largest` in row N - 1; float32 of shape (largest, largest)."""
         return self.weights_of(torch.arange(1, largest + 1), largest)
 
     def forward(self, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -183,7 +183,7 @@ def build_pooling(name: str, width: int) -> nn.Module:
 
 
 def pool(module: nn.Module, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Apply a pooling; sets without a single member, which augmentation or bad data could make, are refused.
+    """Apply a pooling, (B, K, D) and (B, K) to (B, D); a set that augmentation or bad data left empty is refused.
 
     Raises:
         InputError: a set is empty; says which.

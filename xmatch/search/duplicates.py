@@ -197,7 +197,7 @@ def _expanded(scores: Float32, kinds: Int64, sizes: Int64, duplicates: Duplicate
 
 
 def _bits(rows: Rows) -> npt.NDArray[np.unsignedinteger]:
-    """The bits of rows, as unsigned numbers of their size, those of -0 as those of 0; a copy."""
+    """The bits of rows (R, D), as unsigned numbers of their size, those of -0 as those of 0; a copy."""
     kind = np.dtype(f"u{rows.dtype.itemsize}")
     bits: npt.NDArray[np.unsignedinteger] = np.array(rows, order="C").view(kind)
     bits[bits == 1 << (8 * kind.itemsize - 1)] = 0
@@ -211,6 +211,7 @@ def _blocks(count: int, rows: Rows) -> Iterator[tuple[int, int]]:
 
 
 def _are_equal(rows: Rows, left: Int64, right: Int64) -> npt.NDArray[np.bool_]:
+    """Whether rows `left` and `right` are equal, pair by pair; all of shape (P,)."""
     found = np.empty(len(left), np.bool_)
     for start, stop in _blocks(len(left), rows):
         found[start:stop] = (_bits(rows[left[start:stop]]) == _bits(rows[right[start:stop]])).all(1)
@@ -218,7 +219,7 @@ def _are_equal(rows: Rows, left: Int64, right: Int64) -> npt.NDArray[np.bool_]:
 
 
 def _sort_by_content(rows: Rows, order: Int64, is_new: npt.NDArray[np.bool_]) -> None:
-    """Bring equal rows of one run together, in place: kinds by their lowest row, rows ascending."""
+    """Bring equal rows of one run, of shape (R,), together, in place: kinds by their lowest row, rows ascending."""
     kinds: dict[bytes, list[int]] = {}
     for row in order.tolist():
         kinds.setdefault(_bits(rows[row : row + 1]).tobytes(), []).append(row)

@@ -173,6 +173,7 @@ def certify(candidates: Candidates, queries: Float32, keys: Keys, k: int) -> Fou
 
 
 def _pairs_in_reach(in_reach: npt.NDArray[np.bool_], rows: Int64) -> tuple[Int64, Int64]:
+    """Queries and rows, of shape (P,), of the candidates (Q, C) in reach; rows ascend within a query."""
     ordered = np.sort(np.where(in_reach, rows, np.iinfo(np.int64).max), axis=1)
     kept = np.arange(rows.shape[1]) < in_reach.sum(1)[:, None]
     return np.nonzero(kept)[0], ordered[kept]

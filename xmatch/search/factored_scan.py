@@ -106,6 +106,7 @@ class Best:
         self._counts[own] += np.bincount(query, minlength=len(lower))
 
     def _lines(self, queries: slice) -> torch.Tensor:
+        """Lines of some queries, of shape (q,); infinite for those that too many pairs have reached."""
         lines = self._best[queries, -1] - self.margin
         is_over = torch.from_numpy(self._counts[queries] > MOST_CANDIDATES + 4 * self.k)
         return lines.masked_fill(is_over, torch.inf)

@@ -103,7 +103,7 @@ class FactoredSearcher:
         return result
 
     def search_both(self, texts: npt.NDArray[np.floating], k: int) -> BothWays:
-        """Both directions from one pass over all pairs; else as `search`."""
+        """Both directions, (T, k) and (N, k), from one pass over all pairs; else as `search`."""
         rows, result = begin_search(texts, k, self.images.width)
         both = BothWays(result, _nothing(len(self.images), k))
         self._fill(decode(rows), both.texts, both.images)

@@ -92,11 +92,11 @@ class PackedBanks(Protocol):
     """Keeps packed banks of one matrix of keys, its rows in the order in which the scan gets them."""
 
     def load(self, kind: Kind) -> tuple[bytes, npt.NDArray[np.uint8]] | None:
-        """The header and the tiles (1-D, at a multiple of 64 bytes in memory), or None where there are none."""
+        """The header and the tiles, of shape (n,) at a multiple of 64 bytes in memory, or None where there are none."""
         ...
 
     def save(self, kind: Kind, header: bytes, tiles: npt.NDArray[np.uint8]) -> None:
-        """Keeps them for later; `tiles` (1-D, read-only) are the scan's own memory, to be written out at once."""
+        """Keeps them for later; `tiles`, read-only of shape (n,), are the scan's own memory, to be written at once."""
         ...
 
 
@@ -158,7 +158,7 @@ class NativeScan:
         return min(taken, key=lambda tried: taken[tried])
 
     def _seconds(self, bank: Any, rows: npt.NDArray[Any], queries: Float32, k: int, kind: Kind) -> float:
-        """The better of two searches on one thread: the first also brings the bank into memory."""
+        """The better of two searches of rows (N, D) on one thread: the first also brings the bank into memory."""
         out = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         times = []
         for _ in range(2):
@@ -200,7 +200,7 @@ class NativeScan:
 
 
 def _readable(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Rows whose type the buffer protocol knows: it lacks bfloat16, which the extension takes as its bits."""
+    """Rows (N, D) whose type the buffer protocol knows: it lacks bfloat16, which the extension takes as its bits."""
     return rows.view(np.uint16) if rows.dtype.name == "bfloat16" else rows
 
 

@@ -93,6 +93,7 @@ class _Pass(NamedTuple):
 def _pass(
     bank: Bank, queries: torch.Tensor, room: torch.Tensor, k: int, known: torch.Tensor | None, buffer: torch.Tensor
 ) -> _Pass:
+    """Queries (Q, D) over all tiles; `known` are lines (Q,) that an earlier pass has found."""
     tiles, held, asked = len(bank.rows), bank.rows.shape[1], len(queries)
     dtype, columns = queries.dtype, queries.T
     scores = buffer[: held * asked].view(held, asked)
@@ -136,13 +137,13 @@ def _line_groups(levels: list[torch.Tensor], k: int) -> torch.Tensor:
 
 
 def _best(best: torch.Tensor | None, groups: torch.Tensor, k: int) -> torch.Tensor:
-    """The k largest of each column of both."""
+    """The k largest of each column of both, (k, Q) and (G, Q) to (k, Q)."""
     both = groups if best is None else torch.cat([best, groups])
     return both.amax(0, keepdim=True) if k == 1 else both.topk(k, dim=0, sorted=False).values
 
 
 def _reaching(levels: list[torch.Tensor], reach: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flat places, in the first level, of scores that reach their query's line, and these scores."""
+    """Flat places, in the first level (K, Q), of scores that reach their query's line, and these scores."""
     asked = len(reach)
     places = _true_places((levels[-1] >= reach).view(-1))
     steps = torch.arange(FINE, device=reach.device) * asked
@@ -156,17 +157,17 @@ def _reaching(levels: list[torch.Tensor], reach: torch.Tensor) -> tuple[torch.Te
 
 
 def _true_places(mask: torch.Tensor) -> torch.Tensor:
-    """Where a mask (n,) is true; numpy finds few among many five times as fast as torch does on a processor."""
+    """Where a mask of shape (n,) is true; numpy finds few among many five times as fast as torch on a processor."""
     return mask.nonzero().squeeze(1) if mask.is_cuda else torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def _at_least(bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The least number, in double precision, that is rounded to these positive ones; 0 for all others."""
+    """The least number, in double precision, that is rounded to these positive ones, of any shape; 0 for all others."""
     if dtype == torch.bfloat16:  # half a step down, in bits of float32
         bits = (bits.int() << 16) - (1 << 15)
     return bits.clamp(min=0).view(torch.float32).double()
 
 
 def _rounded_up_to(lines: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What positive numbers from `lines` on are rounded to, at least, as bits."""
+    """The bits, in the shape of `lines`, to which positive numbers from there on are rounded at least."""
     return (lines * (1 - 2.0**-22)).to(torch.float32).to(dtype).view(BITS[dtype])

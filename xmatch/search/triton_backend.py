@@ -161,7 +161,7 @@ class TritonScan:
     def _round(
         self, queries: torch.Tensor, norms: torch.Tensor, asked: torch.Tensor, answer: Answer, is_deep: bool
     ) -> tuple[Answer, torch.Tensor]:
-        """Answers those of the rows `asked` that a scan certifies, and gives back the others."""
+        """Answers those of the rows `asked`, of queries (Q, D), that a scan certifies, and gives back the others."""
         count, k = len(self._rows), answer.scores.shape[1]
         query_tiles = -(-len(asked) // self.tile.queries)
         plan = plan_for(count, self._rows.shape[1], k, self.tile, max(1, query_tiles), self._programs, is_deep)
@@ -182,6 +182,7 @@ class TritonScan:
         return answer._replace(counts=counts), torch.cat(left)
 
     def _asked(self, queries: torch.Tensor, norms: torch.Tensor, plan: Plan) -> _Asked:
+        """Queries (Q, D) scaled, rounded and padded, and how far below their k-th best to look."""
         units = _powers(queries.abs().amax(1).double())
         exact = queries.double() / units[:, None]
         rounded = _rounded(exact)
@@ -239,7 +240,7 @@ class TritonScan:
         return _Near(groups, counts)
 
     def _best(self, queries: torch.Tensor, norms: torch.Tensor, near: _Near, room: int, plan: Plan, k: int) -> Answer:
-        """The k best of each query's candidates, by exact score, ties to the lowest row."""
+        """The k best (Q, k) of each query's candidates, by exact score, ties to the lowest row."""
         from xmatch.search.triton_kernel import rescore
 
         count, width = queries.shape
@@ -269,6 +270,7 @@ class TritonScan:
         return Answer(_floats((best >> 32).int()), LARGEST_ROW - (best & 0xFFFFFFFF), counts)
 
     def _every_key(self, queries: torch.Tensor, asked: torch.Tensor, answer: Answer) -> Answer:
+        """Answers the rows `asked`, of queries (Q, D), by scoring every key."""
         if not len(asked):
             return answer
         found = certify(self._float32_best, queries[asked].cpu().numpy(), self._keys, answer.scores.shape[1])
@@ -290,35 +292,37 @@ class TritonScan:
 
 
 def _parts(rows: torch.Tensor, step: int) -> list[torch.Tensor]:
+    """Rows of shape (R,) or (R, D), at most `step` at a time."""
     step = max(1, step)
     return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
 def _numbers(scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Whole numbers int64 that order as the scores do, equal scores by the lowest row."""
+    """Whole numbers (Q, C) int64 that order as the scores do, equal scores by the lowest row."""
     bits = scores.view(torch.int32)
     order = bits ^ ((bits >> 31) & LARGEST_ROW)
     return (order.long() << 32) | (LARGEST_ROW - rows).long()
 
 
 def _floats(order: torch.Tensor) -> torch.Tensor:
-    """The scores of the upper halves of `_numbers`."""
+    """The scores (Q, k) of the upper halves of `_numbers`."""
     return (order ^ ((order >> 31) & LARGEST_ROW)).view(torch.float32)
 
 
 def _rounded(exact: torch.Tensor) -> torch.Tensor:
-    """As bfloat16; what the products may read as zero is zero."""
+    """Rows (R, D) as bfloat16; what the products may read as zero is zero."""
     rounded = exact.to(torch.bfloat16)
     return torch.where(rounded.abs() < 2.0**-126, 0.0, rounded)
 
 
 def _norms(rows: torch.Tensor) -> torch.Tensor:
+    """L2 norms of rows (R, D), in double precision."""
     norms: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return norms
 
 
 def _powers(largest: torch.Tensor) -> torch.Tensor:
-    """Powers of two that bring positive doubles into [0.5, 1); 1 for zeros. Dividing by them is exact."""
+    """Powers of two that bring positive doubles of any shape into [0.5, 1); 1 for zeros. Dividing by them is exact."""
     return ((torch.frexp(largest).exponent.long() + 1023) << 52).view(torch.float64)
 
 

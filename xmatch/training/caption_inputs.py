@@ -33,7 +33,7 @@ class CaptionInputs(Protocol):
     """The captions of one split, by row."""
 
     def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> CaptionBatch:
-        """Training inputs of captions (B,), augmented and padded."""
+        """Training inputs of the captions at `rows`, of shape (B,), augmented and padded."""
         ...
 
     def tokens(self, model: DualEncoder, batch: CaptionBatch) -> torch.Tensor:
@@ -71,7 +71,7 @@ class TokenInputs:
         self.mask_id = int(tokenizer.mask_token_id if tokenizer.mask_token_id is not None else unknown)
 
     def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> CaptionBatch:
-        """Ids of captions, augmented."""
+        """Ids (B, L) of captions, augmented, and their mask."""
         tokens = caption_tokens(self.tokenizer, [self.captions[int(row)] for row in rows], self.text)
         if not self.augment.words:
             return CaptionBatch(*pad_tokens([row.ids for row in tokens], self.tokenizer, self.text))
@@ -90,7 +90,7 @@ class TokenInputs:
         return CaptionBatch(*pad_tokens(changed, self.tokenizer, self.text))
 
     def tokens(self, model: DualEncoder, batch: CaptionBatch) -> torch.Tensor:
-        """Through tower and head."""
+        """(B, L, D) through tower and head."""
         return model.embed_tokens(batch.values, batch.mask)
 
     def parts(self, model: DualEncoder, batch: CaptionBatch) -> TextParts:
@@ -98,7 +98,7 @@ class TokenInputs:
         return model.text_parts(batch.values, batch.mask)
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
-        """Embed every caption of the split."""
+        """Embeddings (M, E) of every caption of the split."""
         return model.encode_texts(self.captions, batch_size=EVALUATION_BATCH)
 
 
@@ -114,12 +114,12 @@ class TextFeatureInputs:
         self.sets, self.rows = sets, sets.require(names, "captions")[:, 0]
 
     def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> CaptionBatch:
-        """Features of captions; nothing is drawn."""
+        """Features (B, L, C) of captions, and their mask; nothing is drawn."""
         features, mask = self.sets.take(self.rows[rows])
         return CaptionBatch(torch.from_numpy(features), torch.from_numpy(mask.astype(np.int64)))
 
     def tokens(self, model: DualEncoder, batch: CaptionBatch) -> torch.Tensor:
-        """Through the head."""
+        """(B, L, D) through the head."""
         return model.tokens_from_features(batch.values.float())
 
     def parts(self, model: DualEncoder, batch: CaptionBatch) -> TextParts:
@@ -127,7 +127,7 @@ class TextFeatureInputs:
         return model.text_parts_from_features(batch.values.float(), batch.mask)
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
-        """Embed every caption of the split, block by block."""
+        """Embeddings (M, E) of every caption of the split, block by block."""
         outputs = [np.zeros((0, model.embedding_width), np.float32)]
         was_training = model.training
         model.eval()

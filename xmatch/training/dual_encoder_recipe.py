@@ -143,7 +143,16 @@ class DualEncoderRecipe:
         return parameter_groups(model, self.config.groups)
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """Tokenized captions and their images (features or pixels), augmented; a function of (key, indices)."""
+        """Captions and their images at `indices`, augmented; a function of (key, indices).
+
+        Args:
+            indices: of captions, int64 of shape (B,).
+            key: where the batch stands in the run.
+
+        Returns:
+            text, ids (B, L) or features (B, L, C), and text_mask (B, L); image, pixels (B, 3, H, W) or features
+            (B, K, C), and image_mask (B, K); image_row (B,) int64; image_positions (B, K, 6) where they are needed.
+        """
         rows = self.train.image_rows[indices]
         draws = [np.random.default_rng((key.seed, key.epoch, int(index))) for index in indices]
         image = self._inputs["train"].batch(rows, draws)
@@ -158,7 +167,7 @@ class DualEncoderRecipe:
         return found if image.positions is None else {**found, "image_positions": image.positions}
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """Text and image embeddings of each sample, and what side losses need of it."""
+        """Embeddings, text (B, E) or (B, L, D) and image (B, E) or (B, V, E), and what else the loss needs."""
         assert isinstance(model, DualEncoder)
         if self.objective.level == "sentence":
             return self.rows(model, batch, *self.parts(model, batch))
@@ -178,7 +187,7 @@ class DualEncoderRecipe:
         return self._inputs["train"].parts(model, images)
 
     def rows(self, model: DualEncoder, batch: Rows, image: ImageParts, text: TextParts) -> dict[str, torch.Tensor]:
-        """What `loss` needs of each sample, from its parts."""
+        """What `loss` needs of each sample, from its parts: text (B, E), image (B, E) or (B, V, E), the rest (B,)."""
         return {
             "text": text.embeddings.float(),
             "image": image.embeddings.float(),
@@ -187,7 +196,7 @@ class DualEncoderRecipe:
         }
 
     def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor | PartedLoss:
-        """The loss of all rows given; where side losses are in use, weighted with them, and each of them."""
+        """The loss of all rows (B, ...) given; where side losses are in use, weighted with them, and each of them."""
         matching = self._matching(model, embeddings, epoch)
         weights = self.config.side_losses.weights
         if not weights:
@@ -197,6 +206,7 @@ class DualEncoderRecipe:
         return PartedLoss(total, {"matching": matching, **found})
 
     def _matching(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
+        """The objective's loss of all rows (B, ...), a scalar."""
         assert isinstance(model, DualEncoder)
         text = embeddings["text"]
         scored = Scored(

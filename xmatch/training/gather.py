@@ -18,12 +18,14 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, rows: torch.Tensor) -> torch.Tensor:
+        """(b, ...) of each worker to (W * b, ...)."""
         parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.stack(parts, dim=1).flatten(0, 1)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        """Gradients (W * b, ...), summed over workers, to those of this worker's rows (b, ...)."""
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total[dist.get_rank() :: dist.get_world_size()]

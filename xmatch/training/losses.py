@@ -36,6 +36,7 @@ def own_scores(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 
 def _partners(batch: int) -> torch.Tensor:
+    """Row of each sample's partner, of shape (batch,)."""
     if batch % 2:
         raise InputError(f"paired losses need an even batch, got {batch}: choose an even batch_size per worker.")
     return torch.arange(batch).roll(batch // 2)
@@ -66,7 +67,7 @@ def sentence_paired_hinge(
 
     Args:
         text: (B, D) unit sentence embeddings.
-        image: (B, D) unit image embeddings.
+        image: (B, D) unit image embeddings, or (B, V, D) of V views.
         margin: of the hinge.
         reduction: "sum" is the original's, which grows with the batch (golden `sent_case_C`).
     """
@@ -77,6 +78,7 @@ def sentence_paired_hinge(
 
 
 def _even(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (B, ...) without the last where B is odd."""
     return rows[: len(rows) - len(rows) % 2]
 
 
@@ -108,7 +110,7 @@ def info_nce(
 
     Args:
         text: (B, D) unit sentence embeddings.
-        image: (B, D) unit image embeddings.
+        image: (B, D) unit image embeddings, or (B, V, D) of V views.
         logit_scale: scalar factor from scores to logits.
         same_image: (B, B) bool; captions of one image are not each other's negatives.
     """
@@ -129,7 +131,7 @@ def sigmoid_pairs(
 
     Args:
         text: (B, D) unit sentence embeddings.
-        image: (B, D) unit image embeddings.
+        image: (B, D) unit image embeddings, or (B, V, D) of V views.
         logit_scale: scalar factor from scores to logits.
         logit_bias: scalar added to the logits.
         same_image: (B, B) bool; other captions' copies of the same image are left out.
@@ -153,7 +155,7 @@ def all_negatives_hinge(
 
     Args:
         text: (B, D) unit sentence embeddings.
-        image: (B, D) unit image embeddings.
+        image: (B, D) unit image embeddings, or (B, V, D) of V views.
         margin: of the hinge.
         same_image: (B, B) bool; such pairs are no negatives.
         reduction: "mean" over the pairs that count; "sum" as in the originals (golden `vse_losses`, sum), 2 B (B - 1)
@@ -173,7 +175,7 @@ def hardest_triplet(
 
     Args:
         text: (B, D) unit sentence embeddings.
-        image: (B, D) unit image embeddings.
+        image: (B, D) unit image embeddings, or (B, V, D) of V views.
         margin: of the hinge.
         same_image: (B, B) bool; such pairs are no negatives.
         reduction: "mean" over pairs; "sum" as in the originals (golden `vse_losses`, max_violation), 2 B margin when

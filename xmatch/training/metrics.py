@@ -45,5 +45,5 @@ def batchwise_recall(
 
 
 def batchwise_accuracy(text: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> float:
-    """Share of masked-in positions whose best image within the batch is the true one."""
+    """Share of masked-in positions (B, L) whose best image within the batch is the true one; as `batchwise_recall`."""
     return batchwise_recall(text, image, mask, 1)

@@ -37,8 +37,8 @@ class LossConfig:
 class Scored(NamedTuple):
     """What a loss is computed from.
 
-    text (B, D) or (B, L, D), image (B, D), mask (B, L) of real tokens, same_image (B, B) bool with a true diagonal,
-    logit_scale and logit_bias scalars, epoch 0-based.
+    text (B, D) or (B, L, D), image (B, D) or (B, V, D) of V views, mask (B, L) of real tokens, same_image (B, B) bool
+    with a true diagonal, logit_scale and logit_bias scalars, epoch 0-based.
     """
 
     text: torch.Tensor
@@ -59,6 +59,7 @@ class Objective(NamedTuple):
 
 
 def _hardest(given: Scored, config: LossConfig) -> torch.Tensor:
+    """The hinge of text (B, D) and image (B, D) or (B, V, D): over all negatives while warming up, then the hardest."""
     chosen = losses.all_negatives_hinge if given.epoch < config.warmup_epochs else losses.hardest_triplet
     return chosen(given.text, given.image, config.margin, given.same_image, config.reduction)
 

@@ -62,15 +62,15 @@ class Recipe(Protocol):
         ...
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """The samples at `indices` (B,) as tensors; a pure function of its arguments, row by row."""
+        """The samples at `indices`, of shape (B,), as tensors; a pure function of its arguments, row by row."""
         ...
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """What the loss needs of each sample, rows first; a row depends on its own sample alone."""
+        """What the loss needs of each sample, rows first, (B, ...); a row depends on its own sample alone."""
         ...
 
     def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor | PartedLoss:
-        """The scalar loss of all rows given, on the model's device; with its parts where it has any."""
+        """The scalar loss of all rows (B, ...) given, on the model's device; with its parts where it has any."""
         ...
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

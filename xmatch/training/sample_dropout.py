@@ -49,6 +49,7 @@ class SampleDropout(TorchFunctionMode):
     def _dropout(
         self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> torch.Tensor:
+        """`F.dropout` of (B, ...) by sample."""
         if not training or p == 0.0:
             return input
         factors = self._factors(input, p)
@@ -102,7 +103,10 @@ def recompute_contexts() -> tuple[AbstractContextManager[Any], AbstractContextMa
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
-    """A hash of each int32 (two multiply-and-shift rounds with the constants of Ettinger's `lowbias32`, cut short)."""
+    """A hash of each int32, of any shape.
+
+    Two multiply-and-shift rounds with the constants of Ettinger's `lowbias32`, cut short.
+    """
     low = (1 << BITS) - 1
     x = x & low
     x = x ^ (x >> 16)

@@ -29,7 +29,7 @@ Draws = Sequence[np.random.Generator]
 
 
 class ImageBatch(NamedTuple):
-    """Pixels (B, 3, H, W), features (B, C) or sets (B, K, C), and which cells or regions count, (B, K) bool.
+    """Pixels (B, 3, H, W) or features (B, K, C), K = 1 of pooled ones, and which cells or regions count, (B, K) bool.
 
     positions (B, K, 6) where the model has to be told where ready-made regions lie; else None.
     """
@@ -43,7 +43,7 @@ class ImageInputs(Protocol):
     """The images of one split, by row."""
 
     def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> ImageBatch:
-        """Training inputs of images (B,), augmented."""
+        """Training inputs of the images at `rows`, of shape (B,), augmented."""
         ...
 
     def parts(self, model: DualEncoder, batch: ImageBatch) -> ImageParts:
@@ -78,7 +78,7 @@ class PixelInputs:
         cache.learn(_file_of(uri) for uri in uris)
 
     def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> ImageBatch:
-        """Decoded, cropped and mirrored pixels, and which grid cells stay."""
+        """Decoded, cropped and mirrored pixels (B, 3, H, W), and which grid cells stay, (B, K)."""
         images, kept = [], []
         for row, draw in zip(rows, draws, strict=True):
             images += self.pixels(self.uris[int(row)], draw)
@@ -102,7 +102,7 @@ class PixelInputs:
         return model.pixel_parts(batch.values, batch.mask if self.cells else None)
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
-        """Decode and embed every image of the split."""
+        """Embeddings (N, E) or (N, V, E) of every image of the split, decoded for it."""
         outputs = [np.zeros((0, *model.image_shape), np.float32)]
         for start in range(0, len(self.uris), EVALUATION_IMAGES):
             decoded = [self._decode(uri) for uri in self.uris[start : start + EVALUATION_IMAGES]]
@@ -151,7 +151,7 @@ class FeatureInputs:
             self._positions(self.views[:1, 0])  # what is missing shows now
 
     def batch(self, rows: npt.NDArray[np.int64], draws: Draws) -> ImageBatch:
-        """Features of one view of each image, and which members stay."""
+        """Features (B, K, C) of one view of each image, and which members stay, (B, K)."""
         views = self.views[rows]
         drawn = np.array([draw.integers(views.shape[1]) for draw in draws], dtype=np.int64)
         chosen = views[np.arange(len(rows)), drawn]
@@ -186,7 +186,7 @@ class FeatureInputs:
         return model.image_parts(values[:, 0])
 
     def encode_all(self, model: DualEncoder) -> npt.NDArray[np.float32]:
-        """Embed every image of the split, block by block."""
+        """Embeddings (N, E) or (N, V, E) of every image of the split, block by block."""
         outputs = [np.zeros((0, *model.image_shape), np.float32)]
         for start in range(0, len(self.views), EVALUATION_BATCH):
             sets = self.views[start : start + EVALUATION_BATCH, 0]

@@ -95,7 +95,7 @@ def add_modules(model: DualEncoder, config: SideLossConfig) -> None:
 
 
 def side_rows(model: DualEncoder, batch: Rows, image: ImageParts, config: SideLossConfig) -> dict[str, torch.Tensor]:
-    """What the side losses in use need of each sample, (B,) by name."""
+    """What the side losses in use need of each sample, by name, of shape (B,) each."""
     rows = {}
     if config.diversity:
         assert image.view_scores is not None, "add_modules has seen that there are views"
@@ -116,7 +116,7 @@ def side_losses(
     """Scalars of the losses in use, not yet weighted, over all rows given.
 
     Args:
-        rows: of `side_rows`.
+        rows: of `side_rows`, of shape (B,) each.
         config: which are in use.
         reduction: of the matching loss; `sum` sums `diversity` too, while writing is averaged either way.
     """

@@ -99,12 +99,12 @@ class Stepper:
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.config.precision != "fp32")
 
     def embed(self, batch: Rows) -> dict[str, torch.Tensor]:
-        """Embeddings of this worker's rows, padding rows included."""
+        """Embeddings (b, ...) of this worker's rows, padding rows included."""
         with self._autocast():
             return self._embed(batch)
 
     def loss_of(self, embeddings: Rows, valid: torch.Tensor, epoch: int) -> PartedLoss:
-        """The loss of the real rows: of all workers where the recipe gathers, else of this one."""
+        """The loss of the real ones of the rows (b, ...): of all workers where the recipe gathers, else of this one."""
         if self.recipe.gathers:
             embeddings, valid = _gather(embeddings), gather_rows(valid)
         if not bool(valid.all()):
@@ -128,7 +128,7 @@ class Stepper:
         """Put the gradients of one batch, averaged over workers, into the parameters.
 
         Args:
-            batch: this worker's rows, on its device.
+            batch: this worker's rows, (b, ...) each, on its device.
             valid: (b,) bool; false for rows that only fill up.
             samples: (b,) int64 numbers of the samples; with `seed` they decide what dropout leaves out.
             epoch: 0-based.
@@ -146,7 +146,7 @@ class Stepper:
 
     @contextmanager
     def _draws(self, samples: torch.Tensor, seed: int) -> Iterator[None]:
-        """Dropout by (seed, sample) within the block."""
+        """Dropout by (seed, sample), of samples of shape (b,), within the block."""
         torch.manual_seed(seed)
         with SampleDropout(samples):
             yield
@@ -227,13 +227,14 @@ def _parts(whole: _Part, rows: int) -> Iterator[_Part]:
 
 
 def _gather(embeddings: Rows) -> dict[str, torch.Tensor]:
-    """The rows of all workers; second axes (tokens) are padded with zeros to the longest of any worker."""
+    """The rows of all workers, (b, ...) to (W * b, ...); second axes (tokens) are padded with zeros to the longest."""
     if world_size() == 1:
         return dict(embeddings)
     return {name: gather_rows(_to_common_width(rows)) for name, rows in sorted(embeddings.items())}
 
 
 def _to_common_width(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (b, n, ...) with zeros up to the largest n of any worker; rows of one axis as they are."""
     if rows.ndim < 2:
         return rows
     width = torch.tensor(rows.shape[1], device=rows.device)
@@ -278,6 +279,7 @@ def _gradients_of_all(model: nn.Module) -> list[torch.Tensor]:
 
 
 def _average(bucket: list[torch.Tensor]) -> None:
+    """Average gradients, of any shapes, over workers, in place."""
     flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
     dist.all_reduce(flat)
     flat /= world_size()

@@ -55,7 +55,7 @@ class TextPairsRecipe(DualEncoderRecipe):
         return model.train()
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
-        """Two different captions of each image, augmented, side by side: first and second."""
+        """Two different captions of each image, augmented, side by side: ids and masks (B, L) of first and second."""
         draws = [np.random.default_rng((key.seed, key.epoch, int(index))) for index in indices]
         pairs = [
             draw.choice(self.captions_of[int(index)], 2, replace=False)
@@ -69,13 +69,13 @@ class TextPairsRecipe(DualEncoderRecipe):
         return batch
 
     def embed(self, model: nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
-        """Sentence embeddings of both captions, under the names that the pairs of a dual encoder have."""
+        """Sentence embeddings (B, E) of both captions, under the names that the pairs of a dual encoder have."""
         assert isinstance(model, DualEncoder)
         text = model.embed_sentences(batch["first_ids"], batch["first_mask"]).float()
         return {"text": text, "image": model.embed_sentences(batch["second_ids"], batch["second_mask"]).float()}
 
     def loss(self, model: nn.Module, embeddings: Rows, epoch: int) -> torch.Tensor:
-        """InfoNCE over all pairs."""
+        """InfoNCE over all pairs of rows (B, E)."""
         assert isinstance(model, DualEncoder)
         own = torch.eye(len(embeddings["text"]), dtype=torch.bool, device=embeddings["text"].device)
         scale = model.logit_scale.exp().clamp_max(100.0)
@@ -97,7 +97,7 @@ class TextPairsRecipe(DualEncoderRecipe):
 
 
 def _captions_by_image(rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Caption rows of each image that has at least two, in the order of the images."""
+    """Caption rows of each image that has at least two, in the order of the images; `rows` of shape (M,) says whose."""
     order = np.argsort(rows, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(rows[order])) + 1)
     return [places for places in groups if len(places) > 1]

@@ -76,7 +76,7 @@ def try_steps(
 
 
 def _step(recipe: Recipe, stepper: Stepper, optimizer: torch.optim.Optimizer, indices: np.ndarray) -> int:
-    """One step over the samples at `indices`, those below 0 apart; how many they were."""
+    """One step over the samples at `indices`, of shape (B,), those below 0 apart; how many they were."""
     real = indices[indices >= 0]
     batch = {name: rows.to(stepper.device) for name, rows in recipe.batch(real, SampleKey(0, 0)).items()}
     optimizer.zero_grad(set_to_none=True)

@@ -122,7 +122,7 @@ def chosen_overlap(scores: npt.NDArray[np.floating], labels: Boxes) -> float:
     """Overlap of the region with the greatest score; 0 where the image has none.
 
     Args:
-        scores: (R,) of all places.
+        scores: of all places, of shape (R,).
         labels: (R,) overlaps, negative at places without a region, which cannot be chosen.
     """
     there = labels >= 0

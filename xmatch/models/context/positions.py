@@ -14,7 +14,7 @@ from xmatch.errors import InputError
 
 
 def grid_positions(cells: int) -> npt.NDArray[np.float32]:
-    """The six numbers of the cells of a square grid over a square image, row by row, (cells, 6) float32.
+    """The six numbers of the cells of a square grid over a square image, row by row; float32 of shape (cells, 6).
 
     Raises:
         InputError: so many cells are no square.

@@ -119,7 +119,7 @@ def half_renames(image: Renames, text: Renames) -> list[tuple[str, str]]:
 
 
 def shape_of(state: Mapping[str, torch.Tensor], name: str, where: str, axes: int = 2) -> tuple[int, ...]:
-    """Shape of a tensor that decides what model a file holds.
+    """The shape of a tensor that decides what model a file holds.
 
     Raises:
         InputError: it is not there, or has not so many axes; shows what is.
