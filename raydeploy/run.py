@@ -117,11 +117,12 @@ class Progress:
     def _line(self) -> str:
         seconds = time.monotonic() - self.started
         rate = self.done / max(1e-9, seconds)
+        pace = f"{rate:,.1f}/s" if rate >= 0.1 or not rate else f"{1 / rate:,.0f} s each"
         if not self.total:
-            return f"{self.done:,} {self.unit}, {rate:,.1f}/s"
+            return f"{self.done:,} {self.unit}, {pace}"
         left = (self.total - self.done) / rate if rate else float("inf")
         eta = f", {left:,.0f} s left" if rate else ""
-        return f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%}), {rate:,.1f}/s{eta}"
+        return f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%}), {pace}{eta}"
 
     @contextmanager
     def shown(self) -> Iterator[Progress]:

@@ -100,3 +100,10 @@ def test_progress_lines_tell_rate_and_time_left() -> None:
     progress.advance(5)
     assert progress._line().startswith("5 of 10 lines (50%), 2.5/s, 2 s left")
     assert Progress(None, "lines", Console(quiet=True))._line().startswith("0 lines")
+
+
+def test_progress_of_slow_work_tells_the_time_of_one() -> None:
+    progress = Progress(4, "epochs", Console(quiet=True))
+    progress.started -= 100
+    progress.advance(1)
+    assert progress._line() == "1 of 4 epochs (25%), 100 s each, 300 s left"
