@@ -153,7 +153,7 @@ def forecast(config: MvptrJob, prepared: Prepared) -> Forecast | str:
     with tempfile.TemporaryDirectory(prefix="trial-") as folder:
         data = write_data(prepared, folder, config, config.init_from)
         trial = try_steps(
-            recipe_factory(config.mvptr, prepared.start, config.optim, data),
+            recipe_factory(config, config.mvptr, prepared.start, data),
             trainer,
             config.optim,
             batch_size=-(-trainer.batch_size // trainer.workers),
@@ -172,9 +172,9 @@ def write_data(prepared: Prepared, folder: str, config: MvptrJob, start: str) ->
     return MvptrData(train=paths["train"], valid=paths["valid"], init_from=start, cache=config.cache)
 
 
-def recipe_factory(mvptr: MvptrTrainConfig, start: Start, optim: OptimConfig, data: MvptrData) -> Callable[[], Recipe]:
-    """What is trained, made anew in every worker."""
-    return partial(recipe_class(mvptr), mvptr, start, optim, data)
+def recipe_factory(config: MvptrJob, mvptr: MvptrTrainConfig, start: Start, data: MvptrData) -> Callable[[], Recipe]:
+    """What is trained, made anew in every worker, from settings named as workers read them."""
+    return partial(recipe_class(mvptr), mvptr, start, config.optim, data, config.trainer.precision)
 
 
 def body(config: MvptrJob, run: Run) -> Report:
@@ -185,7 +185,7 @@ def body(config: MvptrJob, run: Run) -> Report:
     if mvptr.bert and not config.init_from:
         mvptr = dataclasses.replace(mvptr, bert=place_for_workers(mvptr.bert, "model", config.output))
     before = {row["epoch"] for row in read_history(config.output)}
-    factory = recipe_factory(mvptr, prepared.start, config.optim, data)
+    factory = recipe_factory(config, mvptr, prepared.start, data)
     with run.progress(config.trainer.epochs, "epochs") as progress:
         result = fit(factory, config.trainer, config.optim, config.output, on_epoch=progress.figures)
     best, folder = best_of(result), files.join(config.output, "model")

@@ -36,6 +36,7 @@ from alignment.mvptr.objectives import (
 from xmatch.errors import InputError
 from xmatch.training.gather import gather_rows, world_size
 from xmatch.training.sample_dropout import SampleDropout
+from xmatch.training.step import Precision, tower_autocast
 
 Rows = Mapping[str, torch.Tensor]
 
@@ -98,13 +99,16 @@ def pair_rows(model: Matcher, batch: PairBatch, config: MvptrLossConfig) -> dict
     return rows
 
 
-def pair_losses(model: Matcher, rows: Rows, config: MvptrLossConfig) -> dict[LossName, torch.Tensor]:
+def pair_losses(
+    model: Matcher, rows: Rows, config: MvptrLossConfig, precision: Precision = "fp32"
+) -> dict[LossName, torch.Tensor]:
     """The losses in use, of all rows given, without their weights.
 
     Args:
         model: the same as for the rows.
         rows: of `pair_rows`, gathered from all workers where config.negatives is `global`.
         config: the losses in use.
+        precision: number format of the cross encoder over hard negatives.
 
     Returns:
         Scalars, of shape (), by name of loss; one that had nothing to learn from is 0.
@@ -121,7 +125,7 @@ def pair_losses(model: Matcher, rows: Rows, config: MvptrLossConfig) -> dict[Los
     if config.needs_negatives:
         draws = Draws(*(rows[f"draws_{name}"] for name in Draws._fields))
         negatives = hard_negatives(rows["text_vector"], rows["image_vector"], scale, same_image, draws, config)
-        crossed = _cross_negatives(model, rows, negatives, config)
+        crossed = _cross_negatives(model, rows, negatives, config, precision)
         if "itm" in config.active:
             found["itm"] = itm_loss(rows["match"], crossed["match"], negatives.exists, model.match_label)
     if "wpg" in config.active:
@@ -185,7 +189,7 @@ def _concepts(
 
 
 def _cross_negatives(
-    model: Matcher, rows: Rows, negatives: Negatives, config: MvptrLossConfig
+    model: Matcher, rows: Rows, negatives: Negatives, config: MvptrLossConfig, precision: Precision
 ) -> dict[str, torch.Tensor]:
     """What the cross encoder makes of negatives, each worker of its share; rows (N, ...) of all of them."""
     share = worker_share(len(negatives.own), config).to(negatives.own.device)
@@ -194,7 +198,7 @@ def _cross_negatives(
         Encoded(rows["text"][text], rows["text_mask"][text], rows["text_vector"][text]),
         Encoded(rows["image"][image], rows["image_mask"][image], rows["image_vector"][image]),
     )
-    with SampleDropout(rows["sample"][negatives.own[share]]):
+    with SampleDropout(rows["sample"][negatives.own[share]]), tower_autocast(share.device, precision):
         pairs = model.mvptr.cross(*sides)
         found = {"match": model.match_logits(pairs.pooled).float()}
     if "wpg" in config.active and config.wpg_negatives == "hard":

@@ -33,6 +33,7 @@ from xmatch.evaluation.report import retrieval_figures
 from xmatch.evaluation.similarities import EmbeddingSimilarities
 from xmatch.training.optim import GroupConfig, parameter_groups
 from xmatch.training.recipe import ParameterGroup, PartedLoss, Rows, SampleKey
+from xmatch.training.step import Precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,18 @@ class MvptrPairRecipe:
         start: sizes and vocabularies.
         groups: rates and decay.
         data: the samples.
+        precision: number format of the cross encoder over hard negatives.
     """
 
-    def __init__(self, config: MvptrTrainConfig, start: Start, groups: GroupConfig, data: MvptrData) -> None:
+    def __init__(
+        self,
+        config: MvptrTrainConfig,
+        start: Start,
+        groups: GroupConfig,
+        data: MvptrData,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.precision = precision
         self.config, self.start, self.groups, self.data = config, start, groups, data
         self.train, self.valid = open_inputs(config, start, data)
         ids = sorted(start.phrases.phrases) if start.phrases is not None else []
@@ -159,7 +169,7 @@ class MvptrPairRecipe:
         """The weighted sum of the losses in use, over all rows given, and each of them."""
         assert isinstance(model, Matcher)
         losses = self.losses_at(epoch)
-        found = pair_losses(model, embeddings, losses)
+        found = pair_losses(model, embeddings, losses, self.precision)
         return PartedLoss(weighted_total(found, losses), {str(name): value for name, value in found.items()})
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

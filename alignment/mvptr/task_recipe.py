@@ -23,6 +23,7 @@ from alignment.mvptr.tasks.targets import targets_of
 from alignment.mvptr.tasks.vqa import answer_loss
 from xmatch.training.optim import GroupConfig, parameter_groups
 from xmatch.training.recipe import ParameterGroup, Rows, SampleKey
+from xmatch.training.step import Precision
 
 
 class MvptrTaskRecipe:
@@ -35,11 +36,20 @@ class MvptrTaskRecipe:
         start: sizes and vocabularies.
         groups: rates and decay.
         data: the samples.
+        precision: number format of what the loss itself computes with the model; nothing here.
     """
 
     gathers = True
 
-    def __init__(self, config: MvptrTrainConfig, start: Start, groups: GroupConfig, data: MvptrData) -> None:
+    def __init__(
+        self,
+        config: MvptrTrainConfig,
+        start: Start,
+        groups: GroupConfig,
+        data: MvptrData,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.precision = precision
         self.config, self.start, self.groups, self.data = config, start, groups, data
         self.train, self.valid = open_inputs(config, start, data)
         self.detections = refexp.read_detections(config.detections) if config.detections else None

@@ -35,6 +35,7 @@ from xmatch.training.gather import gather_rows
 from xmatch.training.optim import GroupConfig
 from xmatch.training.recipe import Rows, SampleKey
 from xmatch.training.sample_dropout import SampleDropout
+from xmatch.training.step import Precision, tower_autocast
 
 CHOICE = MvptrLossConfig()
 """Negatives are the most similar ones of all workers' rows, and never of the same image."""
@@ -48,13 +49,21 @@ class MvptrWeakRecipe(MvptrTaskRecipe):
         start: sizes and vocabularies.
         groups: rates and decay.
         data: the samples; those of training need no boxes.
+        precision: number format of the cross encoder over other pairs.
 
     Raises:
         InputError: there is one training image alone, so that no pair has a negative.
     """
 
-    def __init__(self, config: MvptrTrainConfig, start: Start, groups: GroupConfig, data: MvptrData) -> None:
-        super().__init__(config, start, groups, data)
+    def __init__(
+        self,
+        config: MvptrTrainConfig,
+        start: Start,
+        groups: GroupConfig,
+        data: MvptrData,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__(config, start, groups, data, precision)
         if len(self.train.images) < 2:
             raise InputError(
                 "mvptr.supervision=images learns an expression's image from other images, but mvptr.train has one "
@@ -88,7 +97,7 @@ class MvptrWeakRecipe(MvptrTaskRecipe):
         rows, weak = embeddings, self.config.weak
         found = negatives_of(rows, weak)
         share = worker_share(len(found.own), CHOICE).to(found.own.device)
-        with SampleDropout(rows["sample"][found.own[share]]):
+        with SampleDropout(rows["sample"][found.own[share]]), tower_autocast(share.device, self.precision):
             pairs = model.mvptr.cross(_side(rows, "text", found.text[share]), _side(rows, "image", found.image[share]))
             best = best_region(model, pairs)
         value, exists = (gather_rows(one)[: len(found.own)] for one in best)

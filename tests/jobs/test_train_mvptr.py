@@ -175,7 +175,7 @@ def test_a_preset_learns(preset: str, given: list[str], tmp_path: Path) -> None:
     config = load([*miniature(preset, tmp_path), *given])
     prepared = _mvptr_training.prepare(config)
     data = _mvptr_training.write_data(prepared, str(tmp_path / "data"), config, "")
-    recipe = _mvptr_training.recipe_factory(config.mvptr, prepared.start, config.optim, data)()
+    recipe = _mvptr_training.recipe_factory(config, config.mvptr, prepared.start, data)()
     torch.manual_seed(0)
     model = recipe.build_model()
     optimizer = build_optimizer(recipe.parameter_groups(model), config.optim)

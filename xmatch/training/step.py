@@ -25,13 +25,14 @@ from xmatch.training.watch import Watch
 
 BUCKET_ELEMENTS = 1 << 24
 """Gradient numbers averaged in one collective."""
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
     """How one step is computed."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Number format of the towers' forward passes; losses and weights stay float32."""
     accumulate: int = 1
     """Cut each worker's batch into so many, each with its own negatives, and average the gradients by real rows."""
@@ -65,6 +66,12 @@ def check_step(model: nn.Module, config: StepConfig) -> None:
         )
 
 
+def tower_autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The number format of forward passes; for recipes whose losses run a part of the model again, too."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
 def trains_batch_norm(model: nn.Module) -> bool:
     """Whether a BatchNorm of the model normalises by the batch it sees."""
     norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
@@ -94,13 +101,9 @@ class Stepper:
         self._watch = Watch()
         self._embed = torch.compile(embed) if config.compile else embed
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.config.precision != "fp32")
-
     def embed(self, batch: Rows) -> dict[str, torch.Tensor]:
         """Embeddings (b, ...) of this worker's rows, padding rows included."""
-        with self._autocast():
+        with tower_autocast(self.device, self.config.precision):
             return self._embed(batch)
 
     def loss_of(self, embeddings: Rows, valid: torch.Tensor, epoch: int) -> PartedLoss:

@@ -94,6 +94,19 @@ def test_what_is_off_is_not_computed() -> None:
     assert not {"match", "phrases", "text", "mlm_total", "qa_total"} & set(rows)
 
 
+def test_hard_negatives_are_computed_in_the_precision_of_the_towers() -> None:
+    model, batch = pretraining(), drawn_batch(5)
+    rows, seen = pair_rows(model, batch, ALL), []
+    first = model.mvptr.cross_encoder.layer[0].intermediate.dense
+    hook = first.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
+    whole, half = (pair_losses(model, rows, ALL, precision) for precision in ("fp32", "bf16"))
+    hook.remove()
+    assert seen == [torch.float32, torch.bfloat16]
+    assert all(value.dtype == torch.float32 for value in half.values())
+    assert half["itm"].item() != whole["itm"].item() == pytest.approx(half["itm"].item(), rel=0.1)
+    assert all(half[name].equal(whole[name]) for name in ("mcr", "vsc", "mlm", "wpg", "qa"))
+
+
 def test_a_weight_multiplies_its_loss() -> None:
     model, batch, config = pretraining(), drawn_batch(4), MvptrLossConfig(mlm=0.5, itm=3.0, wpg=0.0)
     with torch.no_grad():
