@@ -78,7 +78,7 @@ def connect(config: RayConfig, extra_cpus: float = 0) -> Iterator[None]:
 def _start_here(config: RayConfig, extra_cpus: float) -> None:
     path = os.pathsep.join(filter(None, [PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")]))
     cpus = config.num_cpus or os.cpu_count() or 1
-    with _silent_stderr():
+    with _silent_stderr(), _told_when_too_slow():
         ray.init(
             address="local",
             num_cpus=max(cpus, math.ceil(config.actors * config.cpus_per_actor + extra_cpus)) + SPARE_CPUS,
@@ -89,6 +89,19 @@ def _start_here(config: RayConfig, extra_cpus: float) -> None:
             runtime_env={"env_vars": {"PYTHONPATH": path, **QUIET}},
             _node_ip_address="127.0.0.1",
         )
+
+
+@contextmanager
+def _told_when_too_slow() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Ray raises no class of its own here
+        if "timed out during startup" not in str(error):
+            raise
+        raise InputError(
+            "Ray did not start on this machine in time; most likely it is too busy or out of memory. Run the same "
+            "command again, when less is going on: what is finished is kept."
+        ) from error
 
 
 @contextmanager
