@@ -185,22 +185,26 @@ def _groups(tokens: Sequence[Token], objects: Sequence[_Object]) -> list[list[_O
 
 def _between(tokens: Sequence[Token]) -> _Between:
     """What words between two phrases say, up to where another clause begins; an auxiliary is no main verb."""
-    is_joined = bool(tokens) and tokens[0].text.lower() in JOINERS
     starts = [at for at, token in enumerate(tokens) if token.lemma in SUBORDINATORS or token.tag in CLAUSE_TAGS]
-    tokens = tokens[: starts[0]] if starts else tokens
-    verbs = [at for at, token in enumerate(tokens) if token.tag in VERBS]
-    main = [at for at in verbs if tokens[at].lemma not in AUXILIARIES]
-    after = tokens[verbs[-1] + 1 :] if verbs else tokens
+    clause = tokens[: starts[0]] if starts else tokens
+    verbs, after = _verbs(clause)
+    main = next((verb for verb in reversed(verbs) if verb.lemma not in AUXILIARIES), None)
+    is_state = main is None and any(verb.lemma == "be" for verb in verbs)
     links = [token for token in after if token.tag in LINKS or token.lemma in PLACES]
-    is_state = not main and any(tokens[at].lemma == "be" for at in verbs)
     return _Between(
-        verb=tokens[main[-1]].lemma if main else "",
-        is_passive=bool(main) and tokens[main[-1]].tag == "VBN",
-        is_participle=bool(main) and len(verbs) == 1 and tokens[main[-1]].tag in ("VBG", "VBN"),
-        is_finite=any(tokens[at].tag in FINITE for at in verbs),
+        verb=main.lemma if main else "",
+        is_passive=main is not None and main.tag == "VBN",
+        is_participle=main is not None and len(verbs) == 1 and main.tag in ("VBG", "VBN"),
+        is_finite=any(verb.tag in FINITE for verb in verbs),
         prepositions=" ".join(token.text.lower() for token in links),
-        adjectives=tuple(token.lemma for token in tokens if is_state and token.tag in ADJECTIVES),
-        is_joined=is_joined,
+        adjectives=tuple(token.lemma for token in clause if token.tag in ADJECTIVES) if is_state else (),
+        is_joined=bool(tokens) and tokens[0].text.lower() in JOINERS,
         is_clause=bool(starts),
         has_object=all(token in links or token.tag in ("RB", "DT") for token in after),
     )
+
+
+def _verbs(tokens: Sequence[Token]) -> tuple[list[Token], Sequence[Token]]:
+    """The verbs among words, and the words behind the last of them; all words where there is none."""
+    places = [at for at, token in enumerate(tokens) if token.tag in VERBS]
+    return [tokens[at] for at in places], tokens[places[-1] + 1 :] if places else tokens
