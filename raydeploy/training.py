@@ -67,7 +67,7 @@ class TrainerConfig(StepConfig):
     checkpoint_every_steps: int = 0
     """Steps between checkpoints within an epoch; 0: only at the end of each epoch."""
     select_by: str = "rsum"
-    """Validation figure that chooses the best model (higher is better)."""
+    """Validation figure that chooses the best model (higher is better); `epoch`: the last one is taken."""
     evaluate_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
     max_failures: int = 3

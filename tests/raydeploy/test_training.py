@@ -150,3 +150,8 @@ def test_a_figure_that_is_not_there_is_named(ray_here, tmp_path: Path) -> None:
     config = TrainerConfig(epochs=1, batch_size=4, select_by="recall")
     with pytest.raises(InputError, match="select_by is 'recall'.*rsum"):
         fit(ToyRecipe, config, OPTIM, str(tmp_path))
+
+
+def test_the_last_epoch_can_be_chosen(ray_here, tmp_path: Path) -> None:
+    found = fit(ToyRecipe, TrainerConfig(epochs=3, batch_size=4, select_by="epoch"), OPTIM, str(tmp_path))
+    assert found.best_epoch == 2
