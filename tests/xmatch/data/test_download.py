@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import stat
 import tarfile
 import threading
@@ -22,7 +23,7 @@ from xmatch.data.download import DownloadConfig, download, download_hub, part_pa
 from xmatch.data.registry import HubFiles
 from xmatch.errors import InputError
 
-DATA = os.urandom(3_000_000)
+DATA = random.Random(0).randbytes(3_000_000)
 HASH = hashlib.sha256(DATA).hexdigest()
 FAST = DownloadConfig(attempts=2, backoff_s=0.01, timeout_s=5)
 
