@@ -35,7 +35,7 @@ demo: $(VENV)/.demo  ## Give real sentences the real photos that fit them; ends 
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev  ## Run the fast tests.
-	@$(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
 
 test-all: $(VENV)/.dev  ## Run all tests.
 	@$(BIN)/python -m pytest
@@ -47,7 +47,7 @@ check: $(VENV)/.dev  ## Format, lint and types are in order, and the fast tests 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
 
 format: $(VENV)/.dev  ## Format the code.
 	@$(BIN)/ruff format .

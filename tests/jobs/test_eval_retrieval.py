@@ -200,6 +200,7 @@ def test_a_model_that_has_seen_the_split_is_refused_unless_allowed(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_photograph_that_cannot_be_read_stops_the_evaluation(
     ray_here, tmp_path: Path, tiny_model: str, capsys
 ) -> None:

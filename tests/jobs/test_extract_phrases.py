@@ -43,6 +43,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_list_of_pairs_becomes_the_published_one(ray_here, data: str, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     tiny_vocabulary().save_pretrained(str(tmp_path / "words"))

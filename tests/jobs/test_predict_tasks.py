@@ -44,6 +44,7 @@ def figures(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "out" / "figures.json").read_text())
 
 
+@pytest.mark.slow
 def test_questions(ray_here, tmp_path: Path) -> None:
     expected, given = saved(tmp_path, "vqa")
     assert predict_tasks.main([*given, "--split", "test-dev"]) == 0
@@ -76,6 +77,7 @@ def test_sentences(ray_here, tmp_path: Path) -> None:
     assert len(rows) == 12 and rows[0][0] == "0.jpg#0r1"
 
 
+@pytest.mark.slow
 def test_expressions_with_and_without_given_detections(ray_here, tmp_path: Path) -> None:
     expected, given = saved(tmp_path, "refexp", head=HeadConfig(region_score="linear"))
     assert predict_tasks.main([*given, "--split", "val"]) == 0

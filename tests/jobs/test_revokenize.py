@@ -55,6 +55,7 @@ def test_the_same_tokenizer_changes_no_byte(ray_here, run: Path, capsys) -> None
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_every_other_job_reads_what_was_moved(ray_here, run: Path) -> None:
     assert revokenize.main(words(run, "unigram", "out")) == 0
     moved = [str(run / "out" / name) for name in ("tokens", "vokens")]

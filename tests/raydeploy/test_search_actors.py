@@ -76,6 +76,7 @@ def test_replicas_share_the_work(ray_here, monkeypatch) -> None:
         assert all(h.queries == 32 for h in searcher.health())
 
 
+@pytest.mark.slow
 def test_a_shard_that_dies_in_the_middle_of_a_search_answers_after_all(ray_here, tmp_path) -> None:
     opener = OpenDoomed(str(tmp_path / "flag"))
     with search_actors(opener, layout(2), key_count=700, width=24, threads=1) as searcher:

@@ -68,6 +68,7 @@ class TellsOfTheHub:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_workers_never_ask_the_hub(ray_here, tmp_path: Path, monkeypatch) -> None:
     ledger = Ledger(str(tmp_path), {})
     assert len(list(run_shards(shards(1), read_range, TellsOfTheHub(), ledger, suffix="parquet", ray=RayConfig()))) == 1
@@ -75,6 +76,7 @@ def test_workers_never_ask_the_hub(ray_here, tmp_path: Path, monkeypatch) -> Non
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_workers_need_neither_the_folder_nor_the_cache(ray_here, tmp_path: Path, hub_name: str) -> None:
     (tmp_path / "corpus").write_text("the cat sat\na dog\n")
     source = LineSource(path=str(tmp_path / "corpus"))
