@@ -14,7 +14,7 @@ import torch
 
 from alignment.mvptr import checkpoints as mvptr_checkpoints
 from alignment.mvptr.answer_swap import AnswerSwap
-from alignment.mvptr.pair_recipe import MvptrData
+from alignment.mvptr.recipe_base import MvptrData
 from alignment.mvptr.recipe_choice import recipe_class
 from alignment.mvptr.recipe_config import MATCHING, MvptrTrainConfig, SizesConfig
 from alignment.mvptr.recipe_data import Start, captions_of, places, read_side, start_of

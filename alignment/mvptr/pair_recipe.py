@@ -16,81 +16,37 @@ from alignment.mvptr.losses_config import ONE_SIDED, MvptrLossConfig
 from alignment.mvptr.masking import Vocabularies, draw_of, linked_words, mask_pair
 from alignment.mvptr.model import Inputs
 from alignment.mvptr.objectives import IGNORED, Draws, draws_of
-from alignment.mvptr.pair_inputs import PairInputs, PairText
+from alignment.mvptr.pair_inputs import PairText
 from alignment.mvptr.pair_losses import PairBatch, pair_losses, pair_rows, weighted_total
-from alignment.mvptr.recipe_config import MvptrTrainConfig
-from alignment.mvptr.recipe_data import Start, places
-from alignment.mvptr.recipe_start import begin, load_task_model, save_task_model
-from alignment.mvptr.region_banks import RegionBanks
-from alignment.mvptr.tasks.samples import read_samples
+from alignment.mvptr.recipe_base import MvptrRecipe
 from alignment.mvptr.two_step import PoolConfig, coarse_pools, ordered_pool, pool_pairs, pool_recall, pool_scores
 from alignment.mvptr.two_step_scoring import PairScorer
 from alignment.rerank.candidates import WAYS, Float32
 from alignment.rerank.figures import list_ranks
-from xmatch.data.local_cache import CacheConfig, LocalCache
 from xmatch.evaluation.ranks import caption_ranks
 from xmatch.evaluation.report import retrieval_figures
 from xmatch.evaluation.similarities import EmbeddingSimilarities
-from xmatch.training.optim import GroupConfig, parameter_groups
-from xmatch.training.recipe import ParameterGroup, PartedLoss, Rows, SampleKey
-from xmatch.training.step import Precision
+from xmatch.training.recipe import PartedLoss, Rows, SampleKey
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MvptrData:
-    """Where a recipe's samples lie: files or URIs that every worker can read."""
-
-    train: str
-    """Samples written by `tasks.samples.write_samples`."""
-    valid: str
-    """The same, of the split that chooses the best epoch."""
-    init_from: str = ""
-    """Saved model to start from, as workers read it; empty: anew."""
-    cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
-    """Local copies of what lies at URIs."""
-
-
-def open_inputs(config: MvptrTrainConfig, start: Start, data: MvptrData) -> tuple[PairInputs, PairInputs]:
-    """The samples of training and validation as tensors."""
-    fetch = LocalCache(data.cache).hold
-    regions = RegionBanks(places(config.regions), start.config.region_width, fetch)
-    given = (regions, start.tokenizer, start.config.lengths, config.tags)
-    train, valid = (PairInputs(read_samples(path, fetch), *given, where=path) for path in (data.train, data.valid))
-    return train, valid
-
-
-class MvptrPairRecipe:
+class MvptrPairRecipe(MvptrRecipe):
     """Trains a `Matcher` on captioned images; a recipe in the sense of `xmatch.training.recipe.Recipe`.
 
-    Args:
-        config: losses, masking, schedule.
-        start: sizes and vocabularies.
-        groups: rates and decay.
-        data: the samples.
-        precision: number format of the cross encoder over hard negatives.
+    `precision` is that of the cross encoder over hard negatives.
     """
 
-    def __init__(
-        self,
-        config: MvptrTrainConfig,
-        start: Start,
-        groups: GroupConfig,
-        data: MvptrData,
-        precision: Precision = "fp32",
-    ) -> None:
-        self.precision = precision
-        self.config, self.start, self.groups, self.data = config, start, groups, data
-        self.train, self.valid = open_inputs(config, start, data)
+    def prepare(self) -> None:
+        """Vocabularies to mask with, and answers to swap.
+
+        Raises:
+            InputError: answers are to be told apart, and there are no two different ones.
+        """
+        config, start = self.config, self.start
         ids = sorted(start.phrases.phrases) if start.phrases is not None else []
         mask = start.tokenizer.mask_token_id
         self.known = Vocabularies(0 if mask is None else int(mask), len(start.tokenizer), np.array(ids, np.int64))
         has_questions = "qa" in config.losses.active
-        self.swap = AnswerSwap(self.train.samples.column("answer"), data.train) if has_questions else None
-
-    @property
-    def num_samples(self) -> int:
-        """Training captions."""
-        return len(self.train)
+        self.swap = AnswerSwap(self.train.samples.column("answer"), self.data.train) if has_questions else None
 
     @property
     def gathers(self) -> bool:
@@ -108,14 +64,6 @@ class MvptrPairRecipe:
         if self.config.schedule == "joint" or epoch >= self.config.first_stage_epochs:
             return losses
         return dataclasses.replace(losses, use=tuple(name for name in losses.use if name in ONE_SIDED))
-
-    def build_model(self) -> nn.Module:
-        """The model to start from."""
-        return begin(self.start, self.config, self.data.init_from).train()
-
-    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
-        """Trainable parameters by decay, rate and time of thawing."""
-        return parameter_groups(model, self.groups)
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
         """Pairs as tensors (B, ...), masked anew in every epoch; a function of (key, indices), row by row."""
@@ -176,14 +124,6 @@ class MvptrPairRecipe:
         """Recall of the coarse step on the validation split; with pools, that of the fine step (`fine_…`), too."""
         assert isinstance(model, Matcher)
         return validation_figures(PairScorer(model, self.valid), self.config.valid_pools)
-
-    def save_model(self, model: nn.Module, folder: str) -> None:
-        """A folder that `alignment.mvptr.checkpoints.load` reads."""
-        save_task_model(model, self.start, folder)
-
-    def load_model(self, model: nn.Module, folder: str) -> None:
-        """Weights of a folder written by `save_model`."""
-        load_task_model(model, folder)
 
 
 class _Example(NamedTuple):

@@ -12,60 +12,26 @@ from alignment.mvptr.heads import TaskModel, refexp_loss
 from alignment.mvptr.masking import draw_of
 from alignment.mvptr.model import Inputs
 from alignment.mvptr.pair_inputs import PairInputs
-from alignment.mvptr.pair_recipe import MvptrData, open_inputs
-from alignment.mvptr.recipe_config import MvptrTrainConfig
-from alignment.mvptr.recipe_data import Start
-from alignment.mvptr.recipe_start import begin, load_task_model, save_task_model
+from alignment.mvptr.recipe_base import MvptrRecipe
 from alignment.mvptr.tasks import refexp
 from alignment.mvptr.tasks.outcomes import task_figures
 from alignment.mvptr.tasks.predicting import task_scores
 from alignment.mvptr.tasks.targets import targets_of
 from alignment.mvptr.tasks.vqa import answer_loss
-from xmatch.training.optim import GroupConfig, parameter_groups
-from xmatch.training.recipe import ParameterGroup, Rows, SampleKey
-from xmatch.training.step import Precision
+from xmatch.training.recipe import Rows, SampleKey
 
 
-class MvptrTaskRecipe:
+class MvptrTaskRecipe(MvptrRecipe):
     """Trains the model of a task; a recipe in the sense of `xmatch.training.recipe.Recipe`.
 
     The loss is a mean over the rows of all workers, so that it does not depend on how they are shared out.
-
-    Args:
-        config: task and loss.
-        start: sizes and vocabularies.
-        groups: rates and decay.
-        data: the samples.
-        precision: number format of what the loss itself computes with the model; nothing here.
     """
 
     gathers = True
 
-    def __init__(
-        self,
-        config: MvptrTrainConfig,
-        start: Start,
-        groups: GroupConfig,
-        data: MvptrData,
-        precision: Precision = "fp32",
-    ) -> None:
-        self.precision = precision
-        self.config, self.start, self.groups, self.data = config, start, groups, data
-        self.train, self.valid = open_inputs(config, start, data)
-        self.detections = refexp.read_detections(config.detections) if config.detections else None
-
-    @property
-    def num_samples(self) -> int:
-        """Training samples."""
-        return len(self.train)
-
-    def build_model(self) -> nn.Module:
-        """The model to start from."""
-        return begin(self.start, self.config, self.data.init_from).train()
-
-    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
-        """Trainable parameters by decay, rate and time of thawing."""
-        return parameter_groups(model, self.groups)
+    def prepare(self) -> None:
+        """Given boxes of the validation images, where there are any."""
+        self.detections = refexp.read_detections(self.config.detections) if self.config.detections else None
 
     def batch(self, indices: npt.NDArray[np.int64], key: SampleKey) -> Rows:
         """Samples as tensors (B, ...) with their targets; a function of (key, indices), row by row."""
@@ -101,14 +67,6 @@ class MvptrTaskRecipe:
         assert isinstance(model, TaskModel)
         scores = task_scores(model, self.valid, np.arange(len(self.valid)))
         return task_figures(self.start.head, self.valid, scores, self.detections)
-
-    def save_model(self, model: nn.Module, folder: str) -> None:
-        """A folder that `alignment.mvptr.checkpoints.load` reads."""
-        save_task_model(model, self.start, folder)
-
-    def load_model(self, model: nn.Module, folder: str) -> None:
-        """Weights of a folder written by `save_model`."""
-        load_task_model(model, folder)
 
 
 def _with_masks(ids: torch.Tensor, inputs: PairInputs, share: float, draw: np.random.Generator) -> torch.Tensor:

@@ -25,17 +25,13 @@ from alignment.mvptr.objectives import (
     wpg_loss,
 )
 from alignment.mvptr.pair_losses import worker_share
-from alignment.mvptr.pair_recipe import MvptrData
-from alignment.mvptr.recipe_config import MvptrTrainConfig
-from alignment.mvptr.recipe_data import Start
 from alignment.mvptr.task_recipe import MvptrTaskRecipe
 from alignment.mvptr.tasks.refexp import WeakConfig
 from xmatch.errors import InputError
 from xmatch.training.gather import gather_rows
-from xmatch.training.optim import GroupConfig
 from xmatch.training.recipe import Rows, SampleKey
 from xmatch.training.sample_dropout import SampleDropout
-from xmatch.training.step import Precision, tower_autocast
+from xmatch.training.step import tower_autocast
 
 CHOICE = MvptrLossConfig()
 """Negatives are the most similar ones of all workers' rows, and never of the same image."""
@@ -44,26 +40,16 @@ CHOICE = MvptrLossConfig()
 class MvptrWeakRecipe(MvptrTaskRecipe):
     """Trains a model for referring expressions on pairs of expression and image; evaluation is by boxes.
 
-    Args:
-        config: loss.
-        start: sizes and vocabularies.
-        groups: rates and decay.
-        data: the samples; those of training need no boxes.
-        precision: number format of the cross encoder over other pairs.
-
-    Raises:
-        InputError: there is one training image alone, so that no pair has a negative.
+    Samples of training need no boxes. `precision` is that of the cross encoder over other pairs.
     """
 
-    def __init__(
-        self,
-        config: MvptrTrainConfig,
-        start: Start,
-        groups: GroupConfig,
-        data: MvptrData,
-        precision: Precision = "fp32",
-    ) -> None:
-        super().__init__(config, start, groups, data, precision)
+    def prepare(self) -> None:
+        """Check that there is something to tell an image from.
+
+        Raises:
+            InputError: there is one training image alone, so that no pair has a negative.
+        """
+        super().prepare()
         if len(self.train.images) < 2:
             raise InputError(
                 "mvptr.supervision=images learns an expression's image from other images, but mvptr.train has one "

@@ -14,8 +14,9 @@ from small_models import tiny_vocabulary
 
 from alignment.mvptr.config import Lengths
 from alignment.mvptr.corpus import write_corpus
-from alignment.mvptr.pair_recipe import MvptrData, MvptrPairRecipe
+from alignment.mvptr.pair_recipe import MvptrPairRecipe
 from alignment.mvptr.phrase_extraction import PHRASE_TABLE
+from alignment.mvptr.recipe_base import MvptrData
 from alignment.mvptr.recipe_choice import recipe_class
 from alignment.mvptr.recipe_config import MATCHING, MvptrTrainConfig, SizesConfig, SplitConfig
 from alignment.mvptr.recipe_data import read_side, start_of
